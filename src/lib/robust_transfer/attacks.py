@@ -1,0 +1,132 @@
+"""Threat model and attacks: FGSM and PGD inside an l∞ ball, on images in [0, 1].
+
+Attacks ask nothing of a model but logits and input gradients, and leave it as they found it. They
+know nothing of training: the training loop uses them, and so can any other PyTorch model.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from robust_transfer.checks import Config, image_batch
+
+EPSILON = 8 / 256
+"""Paper A's budget: 0.0625 on its [-1, 1] scale is 0.03125 = 8/256 on [0, 1]."""
+
+
+class ThreatModel(Config):
+    """What an adversary may do: move every pixel by at most ``epsilon``, staying inside [0, 1].
+
+    Attributes:
+        epsilon: l∞ radius in units of the [0, 1] image scale, between 0 and 1.
+    """
+
+    epsilon: float = Field(EPSILON, ge=0, le=1)
+
+    def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
+        """Nearest point to ``adversarial`` in the ball around ``images`` and in [0, 1]."""
+        low, high = images - self.epsilon, images + self.epsilon
+        return torch.clamp(torch.minimum(torch.maximum(adversarial, low), high), 0, 1)
+
+
+class PGD(Config):
+    """Projected gradient descent: repeated signed gradient steps, each projected to the ball.
+
+    ``x_k = project(x_{k-1} + step_size · sign ∇J(x_{k-1}, y))``, J the cross-entropy and the
+    gradient taken at the *current* iterate; the last iterate is returned (paper A, §2.3; the
+    printed formula evaluates it at the clean image, which would reduce to FGSM, see claim D39).
+
+    Attributes:
+        threat_model: the allowed perturbations.
+        steps: number of gradient steps, at least 1; paper A uses 7.
+        step_size: length of a step on the [0, 1] scale; paper A uses epsilon / 4.
+        random_start: begin at a uniform point of the ball (Madry et al.); paper A does not.
+        labels: ``true`` labels, or the ones the model ``predicted`` for the clean images, which
+            keeps an FGSM-trained network from reading the label off the perturbation.
+        mode: batch norm during the attack: ``eval`` uses running statistics; ``train`` uses
+            those of the batch, and moves the running ones with every pass.
+    """
+
+    threat_model: ThreatModel = ThreatModel()
+    steps: int = Field(7, ge=1)
+    step_size: float = Field(EPSILON / 4, ge=0, le=1)
+    random_start: bool = False
+    labels: Literal["true", "predicted"] = "true"
+    mode: Literal["eval", "train"] = "eval"
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, generator: Generator | None = None
+    ) -> Tensor:
+        """Attack a batch.
+
+        Args:
+            model: maps images to logits ``(N, classes)``; modes and gradients are left as found.
+            images: float ``(N, 3, H, W)`` in [0, 1].
+            labels: int64 ``(N,)``.
+            generator: source of the random start; its device must be that of the images.
+
+        Returns:
+            Adversarial images, like ``images``, inside the ball and in [0, 1].
+
+        Raises:
+            ValueError: images or labels of the wrong shape, type or range.
+        """
+        image_batch(images, labels)
+        with in_mode(model, self.mode):
+            return self.perturb(model, images, labels, generator)
+
+    def perturb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, generator: Generator | None = None
+    ) -> Tensor:
+        """The attack itself, unchecked and in the mode the model is in: for the training loop."""
+        images = images.detach()
+        if self.labels == "predicted":
+            with torch.no_grad():
+                labels = model(images).argmax(1)
+        adversarial = images
+        if self.random_start:
+            noise = torch.empty_like(images).uniform_(-1, 1, generator=generator)
+            adversarial = self.threat_model.project(
+                images + self.threat_model.epsilon * noise, images
+            )
+        for _ in range(self.steps):
+            gradient = input_gradient(model, adversarial, labels)
+            adversarial = adversarial + self.step_size * gradient.sign()
+            adversarial = self.threat_model.project(adversarial, images)
+        return adversarial
+
+
+def fgsm(
+    threat_model: ThreatModel | None = None, labels: Literal["true", "predicted"] = "true"
+) -> PGD:
+    """Fast gradient sign method: PGD with one step of the whole budget (Goodfellow et al. 2015)."""
+    threat_model = threat_model or ThreatModel()
+    return PGD(threat_model=threat_model, steps=1, step_size=threat_model.epsilon, labels=labels)
+
+
+def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Gradient of the summed cross-entropy with respect to ``images``, of their shape.
+
+    The loss is summed, not averaged, so that small gradients do not underflow in low precision.
+    """
+    with torch.enable_grad():
+        images = images.detach().requires_grad_(True)
+        loss = F.cross_entropy(model(images).float(), labels, reduction="sum")
+        return torch.autograd.grad(loss, images)[0]
+
+
+@contextmanager
+def in_mode(model: nn.Module, mode: Literal["eval", "train"]) -> Iterator[None]:
+    """Put a model in a mode, and every module back into its own afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(mode == "train")
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

@@ -1,0 +1,123 @@
+"""Files that survive a kill: atomic writes, checkpoints of a training, half-precision weights."""
+
+import errno
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds besides tensors: the epochs so far and the best of them."""
+
+    history: list[dict[str, float | None]]
+    best_epoch: int = -1
+    best_score: float = float("-inf")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment either the old or the new one is there, whole.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; names the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(
+                error.errno,
+                f"{path}: the disk is full; free {len(content)} bytes and run again, "
+                "what is finished stays",
+            ) from None
+        raise
+
+
+def published(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Round a state to what is stored: matrices and kernels in fp16, the rest as it is.
+
+    Every published number is of these rounded weights. Batch-norm statistics stay in fp32.
+    """
+    large = {k for k, v in state.items() if v.is_floating_point() and v.ndim > 1}
+    return {k: (v.half() if k in large else v).contiguous() for k, v in state.items()}
+
+
+def save_checkpoint(
+    path: Path,
+    identity: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    progress: Progress,
+) -> None:
+    """Write one file with the model, the momenta, the best state so far and the history."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in best.items()}
+    for index, slot in optimizer.state_dict()["state"].items():
+        tensors[f"momentum.{index}"] = slot["momentum_buffer"]
+    tensors = {k: v.to("cpu").contiguous() for k, v in tensors.items()}
+    metadata = {"identity": identity, "progress": json.dumps(asdict(progress))}
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
+
+
+def load_checkpoint(
+    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], Progress] | None:
+    """Put model and optimiser where a checkpoint stands; None if there is none that fits.
+
+    A checkpoint of another configuration or other data, or a damaged one, is named and set aside.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            if file.metadata()["identity"] != identity:
+                raise ValueError("it belongs to other settings or other data")
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        set_aside(path, str(error))
+        return None
+    model.load_state_dict(_part(tensors, "model."))
+    saved = optimizer.state_dict()
+    saved["state"] = {
+        int(index): {"momentum_buffer": momentum}
+        for index, momentum in _part(tensors, "momentum.").items()
+    }
+    optimizer.load_state_dict(saved)
+    return _part(tensors, "best."), progress
+
+
+def epochs_done(path: Path) -> int:
+    """Number of epochs in a checkpoint; 0 where none can be read."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return len(json.loads(file.metadata()["progress"])["history"])
+    except (OSError, safetensors.SafetensorError):
+        return 0
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a damaged file out of the way and say so, so that it is computed anew."""
+    aside = path.with_name(f"{path.name}.damaged")
+    os.replace(path, aside)
+    print(f"set aside {path} as {aside.name}: {reason}; it is computed anew", flush=True)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,64 @@
+"""Errors in one line: each names the parameter, its value and what is allowed."""
+
+import hashlib
+import json
+from collections.abc import Collection
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, typed, no unknown fields, one-line errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    def __init__(self, **fields) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ValueError(describe(type(self), error)) from None
+
+
+def config_hash(config: Config) -> str:
+    """Sixteen hexadecimal digits that stand for the fields of a configuration.
+
+    Fields at their default stay out, so that a field added later leaves old records valid.
+    """
+    fields = config.model_dump(mode="json", exclude_defaults=True)
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def describe(config: type[BaseModel], error: ValidationError) -> str:
+    """Put a validation error of ``config`` into one line."""
+    complaints = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"]) or config.__name__
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(sorted(config.model_fields))
+            complaints.append(f"unknown parameter {name}; known: {known}")
+        elif problem["type"] == "missing":
+            complaints.append(f"{name} is required")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            complaints.append(f"{name} = {problem['input']!r}: {message}")
+    return "; ".join(complaints)
+
+
+def one_of(parameter: str, value: str, allowed: Collection[str]) -> None:
+    """Raise ValueError unless ``value`` is one of the ``allowed`` words."""
+    if value not in allowed:
+        raise ValueError(f"{parameter} = {value!r}: allowed are {', '.join(sorted(allowed))}")
+
+
+def image_batch(images: Tensor, labels: Tensor) -> None:
+    """Raise ValueError unless images are float ``(N, 3, H, W)`` in [0, 1] with ``N`` labels."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images have shape {tuple(images.shape)}: allowed is (N, 3, H, W)")
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}: allowed is floating point in [0, 1]")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}: allowed is ({len(images)},)")
+    low, high = (images.min().item(), images.max().item()) if images.numel() else (0.0, 1.0)
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]: allowed is [0, 1]")

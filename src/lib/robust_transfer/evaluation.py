@@ -1,0 +1,214 @@
+"""Natural, black-box and white-box accuracy of a network, with intervals and per-image outcomes."""
+
+import base64
+import time
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import safetensors.torch
+import torch
+from pydantic import Field, model_validator
+from statsmodels.stats.proportion import proportion_confint
+from torch import Tensor, nn
+
+from robust_transfer import data, records
+from robust_transfer.attacks import PGD, ThreatModel, fgsm, in_mode
+from robust_transfer.checkpoints import write_atomically
+from robust_transfer.checks import Config, config_hash
+from robust_transfer.training import TrainingConfig
+
+COLUMNS = ("natural", "bb_fgsm", "bb_pgd", "wb_fgsm", "wb_pgd")
+"""The accuracies of Table 1: without attack, under black-box and under white-box attacks."""
+BATCH = 250
+
+
+class EvaluationConfig(Config):
+    """What is measured on a network; the network and its seed are named beside it.
+
+    Attributes:
+        surrogate: the network on which black-box examples are made.
+        test_size: test images, from the beginning of the test split.
+        threat_model: budget of all four attacks.
+        steps, step_size: of PGD.
+    """
+
+    surrogate: TrainingConfig
+    test_size: int = Field(10_000, ge=1)
+    threat_model: ThreatModel = ThreatModel()
+    steps: int = Field(7, ge=1)
+    step_size: float = Field(ThreatModel().epsilon / 4, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _surrogate_knows_the_images(self) -> Self:
+        if self.surrogate.source is not None:
+            raise ValueError(f"surrogate = {self.surrogate.name}: allowed is one from scratch")
+        return self
+
+    @property
+    def attacks(self) -> dict[str, PGD]:
+        """The attacks by name, without random start, against true labels (protocol §6)."""
+        pgd = PGD(threat_model=self.threat_model, steps=self.steps, step_size=self.step_size)
+        return {"fgsm": fgsm(self.threat_model), "pgd": pgd}
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits that stand for all fields."""
+        return config_hash(self)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Outcomes of one network: per column, which test images it classified correctly.
+
+    Attributes:
+        outcomes: bool ``(N,)`` per column of ``COLUMNS``.
+        content: the stored record, with seconds and provenance.
+    """
+
+    outcomes: dict[str, np.ndarray]
+    content: dict
+
+    def accuracy(self, column: str) -> float:
+        """Share of images classified correctly, in [0, 1]."""
+        return float(self.outcomes[column].mean())
+
+    def interval(self, column: str) -> tuple[float, float]:
+        """95 % Wilson interval of an accuracy: sampling of test images, not of seeds."""
+        hits = self.outcomes[column]
+        return proportion_confint(hits.sum(), len(hits), alpha=0.05, method="wilson")
+
+
+def outcomes(
+    model: nn.Module,
+    images: data.Images,
+    attacks: dict[str, PGD],
+    black_box: dict[str, Tensor],
+) -> dict[str, np.ndarray]:
+    """Attack a network in eval mode and fp32, and say which images it got right.
+
+    Args:
+        model: the network, on the device of ``images``.
+        images: the test images.
+        attacks: white-box attacks by name.
+        black_box: ready adversarial images by the same names, float ``(N, 3, H, W)`` in [0, 1].
+
+    Returns:
+        bool ``(N,)`` for ``natural`` and for ``wb_…`` and ``bb_…`` of every attack.
+    """
+    correct: dict[str, list[Tensor]] = {}
+    ready = {name: adversarial.split(BATCH) for name, adversarial in black_box.items()}
+    with in_mode(model, "eval"), torch.no_grad():
+        for index, (batch, labels) in enumerate(images.batches(BATCH)):
+            shown = {"natural": batch}
+            shown |= {f"bb_{name}": parts[index].to(batch) for name, parts in ready.items()}
+            for name, attack in attacks.items():
+                shown[f"wb_{name}"] = attack(model, batch, labels)
+            for column, seen in shown.items():
+                correct.setdefault(column, []).append(model(seen).argmax(1) == labels)
+    return {column: torch.cat(parts).cpu().numpy() for column, parts in correct.items()}
+
+
+def black_box_examples(
+    store: records.Store, config: EvaluationConfig, data_dir: str, device: torch.device
+) -> dict[str, Tensor]:
+    """Adversarial images of the surrogate, made once per store and kept beside its record."""
+    folder = store.folder(config.surrogate)
+    path = folder / f"examples-{config.hash}.safetensors"
+    with records.lock(folder):
+        if not path.exists():
+            model = store.model(config.surrogate, device)
+            images = test_images(config, data_dir)
+            made: dict[str, list[Tensor]] = {name: [] for name in config.attacks}
+            for batch, labels in images.to(device).batches(BATCH):
+                for name, attack in config.attacks.items():
+                    made[name].append(attack(model, batch, labels).cpu().contiguous())
+            tensors = {name: torch.cat(parts) for name, parts in made.items()}
+            write_atomically(path, safetensors.torch.save(tensors))
+    return safetensors.torch.load_file(path)
+
+
+def get_or_evaluate(
+    store: records.Store,
+    network: TrainingConfig,
+    config: EvaluationConfig,
+    data_dir: str,
+    device: torch.device,
+) -> Evaluation:
+    """Return the stored evaluation of a finished network, or make and store it."""
+    if (found := find(store, network, config)) is not None:
+        return found
+    record = store.find(network)
+    images = test_images(config, data_dir)
+    black_box = black_box_examples(store, config, data_dir, device)
+    started = time.perf_counter()
+    model = store.model(network, device)
+    measured = outcomes(model, images.to(device), config.attacks, black_box)
+    content = {
+        "config": config.model_dump(mode="json"),
+        "network": network.hash,
+        "weights": record.content["sha256"][records.WEIGHTS],
+        "n": len(images),
+        "accuracies": {column: float(measured[column].mean()) for column in COLUMNS},
+        "outcomes": {column: pack(measured[column]) for column in COLUMNS},
+        "data": images.fingerprint,
+        "seconds": records.seconds_since(started),
+        "provenance": records.provenance(device),
+    }
+    records.write_sealed(_path(store.folder(network), config), content)
+    return Evaluation(measured, content)
+
+
+def find(
+    store: records.Store, network: TrainingConfig, config: EvaluationConfig
+) -> Evaluation | None:
+    """The stored evaluation of a network's published weights, or None."""
+    record = store.find(network)
+    if record is None:
+        return None
+    for layer in store.layers:
+        content = records.read_sealed(_path(layer / records.folder_name(network), config))
+        if content is not None and content["weights"] == record.content["sha256"][records.WEIGHTS]:
+            packed = content["outcomes"]
+            return Evaluation({k: unpack(v, content["n"]) for k, v in packed.items()}, content)
+    return None
+
+
+def test_images(config: EvaluationConfig, data_dir: str) -> data.Images:
+    """The test images of an evaluation: those of the surrogate's data set."""
+    return data.load(config.surrogate.dataset, "test", config.test_size, data_dir)
+
+
+def pack(hits: np.ndarray) -> str:
+    """bool ``(N,)`` → one bit an image, base64."""
+    return base64.b64encode(np.packbits(hits)).decode()
+
+
+def unpack(packed: str, count: int) -> np.ndarray:
+    """Inverse of ``pack``: bool ``(count,)``."""
+    bits = np.frombuffer(base64.b64decode(packed), dtype=np.uint8)
+    return np.unpackbits(bits, count=count).astype(bool)
+
+
+def doubts(evaluation: Evaluation, margin: float = 0.01) -> list[str]:
+    """What in a network's accuracies says that its gradients may be masked.
+
+    Args:
+        evaluation: the outcomes of one network.
+        margin: differences up to this are passed over.
+
+    Returns:
+        One sentence per doubt; none for a sound evaluation (Athalye et al. 2018; claims D27, D28).
+    """
+    score = {column: evaluation.accuracy(column) for column in COLUMNS}
+    checks = {
+        "white-box FGSM is weaker than black-box FGSM": score["wb_fgsm"] - score["bb_fgsm"],
+        "white-box PGD is weaker than black-box PGD": score["wb_pgd"] - score["bb_pgd"],
+        "white-box PGD is weaker than FGSM": score["wb_pgd"] - score["wb_fgsm"],
+        "FGSM images are classified better than clean ones": score["wb_fgsm"] - score["natural"],
+    }
+    return [f"{text} by {100 * gap:.1f} points" for text, gap in checks.items() if gap > margin]
+
+
+def _path(folder, config: EvaluationConfig):
+    return folder / f"evaluation-{config.hash}.json"

@@ -1,0 +1,223 @@
+"""The experiment of paper A as a table: 25 target networks, their sources and the surrogate.
+
+A profile says at which scale it runs; ``grid`` turns a profile into the table of networks, each
+with the complete configuration of its training.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field
+
+from robust_transfer import transfer
+from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm
+from robust_transfer.checks import Config, one_of
+from robust_transfer.evaluation import EvaluationConfig
+from robust_transfer.training import TrainingConfig
+
+DEFENCES = ("nat", "fgsm", "fgsm_no_ll", "pgd")
+"""How a network is trained; ``fgsm`` attacks predicted labels, ``fgsm_no_ll`` the true ones."""
+
+PAPER_LAYERS = {"head": 1, "stage3": 18, "all": 56}
+"""The paper's label of each strategy: unfrozen layers of ResNet-56."""
+
+ROWS = (
+    ("nat", ("nat->nat",)),
+    ("fgsm", ()),
+    ("fgsm_no_ll", ("fgsm->nat", "nat->fgsm", "fgsm->fgsm")),
+    ("pgd", ("pgd->nat", "nat->pgd", "pgd->pgd")),
+)
+"""Table 1 from top to bottom: each baseline, then the transfers printed below it."""
+
+
+class Profile(Config):
+    """The scale and protocol of one reproduction of Table 1; the defaults are paper A's.
+
+    The fields are the parameters of every notebook and of ``notebooks/profiles/*.yaml``; see
+    ``TrainingConfig`` and ``EvaluationConfig`` for what each decides.
+    """
+
+    profile: str = Field("paper", pattern=r"^[a-z0-9-]+$")
+    source_dataset: str = "cifar100"
+    target_dataset: str = "cifar10"
+    train_size: int = Field(47_500, ge=2)
+    validation_size: int = Field(2_500, ge=1)
+    test_size: int = Field(10_000, ge=1)
+    split_seed: int = Field(0, ge=0)
+    network: str = "resnet56"
+    surrogate: str = "densenet121"
+    epochs: int = Field(200, ge=1)
+    decay_epochs: tuple[int, ...] = (101, 151)
+    transfer_epochs: int = Field(50, ge=1)
+    transfer_decay_epochs: tuple[int, ...] = (21, 41)
+    batch_size: int = Field(128, ge=2)
+    surrogate_batch_size: int = Field(100, ge=2)
+    learning_rate: float = Field(0.1, gt=0)
+    weight_decay: float = Field(5e-5, ge=0)
+    adversarial_weight_decay: float = Field(1e-5, ge=0)
+    epsilon: float = Field(EPSILON, ge=0, le=1)
+    step_ratio: float = Field(0.25, gt=0, le=1)
+    training_steps: int = Field(7, ge=1)
+    evaluation_steps: int = Field(7, ge=1)
+    random_start: bool = False
+    attack_mode: Literal["eval", "train"] = "eval"
+    halves: Literal["separate", "joint"] = "separate"
+    frozen_batch_norm: transfer.FrozenBatchNorm = "adapt"
+    selection: Literal["mean", "adversarial", "last"] = "mean"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = Field(0, ge=0)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A row of the experiment's table.
+
+    Attributes:
+        id: ``pgd`` (baseline), ``cifar100-pgd`` (source), ``pgd-nat-stage3`` (transfer).
+        role: what the network is for.
+        source: defence of the source, or None.
+        target: defence of the network itself.
+        strategy: what a transfer retrains, or None.
+        config: the complete training.
+    """
+
+    id: str
+    role: Literal["source", "surrogate", "baseline", "transfer"]
+    source: str | None
+    target: str
+    strategy: str | None
+    config: TrainingConfig
+
+    @property
+    def paper_key(self) -> tuple[str, int | None]:
+        """Name and unfrozen layers, as in the paper's table."""
+        name = f"R_{self.source}->{self.target}" if self.source else f"R_{self.target}"
+        return name, PAPER_LAYERS[self.strategy] if self.strategy else None
+
+    @property
+    def label(self) -> str:
+        """Name for readers: R with the defences as subscript, then the unfrozen layers."""
+        defences = f"{self.source}→{self.target}" if self.source else self.target
+        layers = f" {PAPER_LAYERS[self.strategy]}" if self.strategy else ""
+        return f"R[{defences}]{layers}"
+
+
+def inner_attack(profile: Profile, defence: str) -> PGD | None:
+    """The attack against which a defence trains; None for natural training (protocol §4)."""
+    one_of("defence", defence, DEFENCES)
+    threat_model = ThreatModel(epsilon=profile.epsilon)
+    if defence == "nat":
+        return None
+    if defence == "pgd":
+        return PGD(
+            threat_model=threat_model,
+            steps=profile.training_steps,
+            step_size=profile.step_ratio * profile.epsilon,
+            random_start=profile.random_start,
+            mode=profile.attack_mode,
+        )
+    labels = "predicted" if defence == "fgsm" else "true"
+    return fgsm(threat_model, labels).model_copy(update={"mode": profile.attack_mode})
+
+
+def grid(profile: Profile) -> list[Network]:
+    """All networks: sources, surrogate, then the 25 rows in the paper's order."""
+    sources = {defence: _scratch(profile, defence, source=True) for defence in _SOURCES}
+    table = [*sources.values(), _surrogate(profile)]
+    for baseline, transfers in ROWS:
+        table.append(_scratch(profile, baseline, source=False))
+        for pair in transfers:
+            source, target = pair.split("->")
+            table += [
+                _transfer(profile, sources[source], target, strategy)
+                for strategy in transfer.STRATEGIES
+            ]
+    return table
+
+
+_SOURCES = ("nat", "fgsm", "pgd")
+
+
+def evaluation(profile: Profile) -> EvaluationConfig:
+    """How the 25 rows are evaluated."""
+    return EvaluationConfig(
+        surrogate=_surrogate(profile).config,
+        test_size=profile.test_size,
+        threat_model=ThreatModel(epsilon=profile.epsilon),
+        steps=profile.evaluation_steps,
+        step_size=profile.step_ratio * profile.epsilon,
+    )
+
+
+def rows(table: list[Network]) -> list[Network]:
+    """The networks of Table 1: baselines and transfers."""
+    return [network for network in table if network.role in ("baseline", "transfer")]
+
+
+def _scratch(profile: Profile, defence: str, source: bool) -> Network:
+    dataset = profile.source_dataset if source else profile.target_dataset
+    name = f"{dataset}-{defence}" if source else defence
+    attack = inner_attack(profile, defence)
+    config = _training(
+        profile,
+        name=name,
+        dataset=dataset,
+        attack=attack,
+        epochs=profile.epochs,
+        decay_epochs=profile.decay_epochs,
+        weight_decay=profile.adversarial_weight_decay if attack else profile.weight_decay,
+    )
+    return Network(name, "source" if source else "baseline", None, defence, None, config)
+
+
+def _surrogate(profile: Profile) -> Network:
+    natural = _scratch(profile, "nat", source=False).config
+    changes = {
+        "name": "surrogate",
+        "network": profile.surrogate,
+        "batch_size": profile.surrogate_batch_size,
+    }
+    config = TrainingConfig(**natural.model_dump() | changes)
+    return Network("surrogate", "surrogate", None, "nat", None, config)
+
+
+def _transfer(profile: Profile, source: Network, target: str, strategy: str) -> Network:
+    name = f"{source.target}-{target}-{strategy}"
+    config = _training(
+        profile,
+        name=name,
+        dataset=profile.target_dataset,
+        attack=inner_attack(profile, target),
+        epochs=profile.transfer_epochs,
+        decay_epochs=profile.transfer_decay_epochs,
+        weight_decay=profile.weight_decay,
+        source=source.config,
+        strategy=strategy,
+        frozen_batch_norm=profile.frozen_batch_norm,
+    )
+    return Network(name, "transfer", source.target, target, strategy, config)
+
+
+def _training(profile: Profile, **fields) -> TrainingConfig:
+    shared = set(Profile.model_fields) & set(TrainingConfig.model_fields)
+    return TrainingConfig(**{name: getattr(profile, name) for name in shared} | fields)
+
+
+def read_profile(path: Path | str) -> Profile:
+    """Read a papermill parameter file; the parameters that say where to run are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an unknown parameter or a value that is not allowed.
+    """
+    return Profile(**yaml.safe_load(Path(path).read_text()))
+
+
+def departures(profile: Profile) -> dict[str, tuple[object, object]]:
+    """Fields in which a profile differs from the paper's protocol: name → (ours, the paper's)."""
+    paper = Profile()
+    names = [name for name in Profile.model_fields if name != "profile"]
+    pairs = {name: (getattr(profile, name), getattr(paper, name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

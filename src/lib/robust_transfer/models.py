@@ -1,0 +1,158 @@
+"""Networks of paper A: CIFAR ResNets and the DenseNet-BC surrogate, with normalisation inside.
+
+Every network takes images in [0, 1] and normalises them itself, so any attack library can be
+pointed at it. The parts a transfer strategy speaks of are named: ``stem``, ``stage1``, …, ``head``.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robust_transfer.checks import one_of
+
+
+class Normalise(nn.Module):
+    """Map images from [0, 1] to [-1, 1]: mean 0.5 and deviation 0.5 per channel (paper A, §2.2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))
+        self.register_buffer("std", torch.full((1, 3, 1, 1), 0.5))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions around a shortcut without weights (He et al. 2016, option A)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.stride, self.extra = stride, channels - channels_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.extra:  # subsample, and pad the new channels with zeros on both sides
+            x = x[:, :, :: self.stride, :: self.stride]
+            x = F.pad(x, (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
+        return F.relu(out + x)
+
+
+class ResNet(nn.Module):
+    """CIFAR ResNet of depth 6n + 2: three stages of n blocks (He et al. 2016, §4.2).
+
+    Input float ``(N, 3, H, W)`` in [0, 1]; output logits ``(N, classes)``. With depth 56, width 16
+    and 10 classes it has 853,018 weights.
+    """
+
+    def __init__(self, depth: int, classes: int, width: int = 16) -> None:
+        super().__init__()
+        blocks = (depth - 2) // 6
+        self.normalise = Normalise()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.stage1 = self._stage(width, width, blocks, stride=1)
+        self.stage2 = self._stage(width, 2 * width, blocks, stride=2)
+        self.stage3 = self._stage(2 * width, 4 * width, blocks, stride=2)
+        self.head = nn.Linear(4 * width, classes)
+        initialise(self)
+
+    @staticmethod
+    def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+        first = BasicBlock(channels_in, channels, stride)
+        return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(self.normalise(images))
+        x = self.stage3(self.stage2(self.stage1(x)))
+        return self.head(x.mean((2, 3)))
+
+
+class DenseLayer(nn.Module):
+    """Bottleneck layer of DenseNet-BC: 1×1 to 4k channels, 3×3 to k, concatenated to its input."""
+
+    def __init__(self, channels_in: int, growth: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, 4 * growth, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(4 * growth)
+        self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(F.relu(self.bn1(x)))
+        out = self.conv2(F.relu(self.bn2(out)))
+        return torch.cat([out, x], 1)
+
+
+class DenseNet(nn.Module):
+    """CIFAR DenseNet-BC: 3×3 stem, compression 0.5 between blocks (Huang et al. 2017).
+
+    Input float ``(N, 3, H, W)`` in [0, 1]; output logits ``(N, classes)``. With blocks 6/12/24/16,
+    growth 12 and 10 classes it has 1,000,618 weights: the "DenseNet 121" of paper A.
+    """
+
+    def __init__(self, blocks: tuple[int, ...], growth: int, classes: int) -> None:
+        super().__init__()
+        channels = 2 * growth
+        self.normalise = Normalise()
+        self.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        stages: list[nn.Module] = []
+        for index, layers in enumerate(blocks):
+            stages += [DenseLayer(channels + i * growth, growth) for i in range(layers)]
+            channels += layers * growth
+            if index < len(blocks) - 1:
+                stages.append(self._transition(channels, channels // 2))
+                channels //= 2
+        self.stages = nn.Sequential(*stages)
+        self.bn = nn.BatchNorm2d(channels)
+        self.head = nn.Linear(channels, classes)
+        initialise(self)
+
+    @staticmethod
+    def _transition(channels_in: int, channels: int) -> nn.Sequential:
+        conv = nn.Conv2d(channels_in, channels, 1, bias=False)
+        return nn.Sequential(nn.BatchNorm2d(channels_in), nn.ReLU(), conv, nn.AvgPool2d(2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stages(self.stem(self.normalise(images)))
+        return self.head(F.relu(self.bn(x)).mean((2, 3)))
+
+
+def initialise(model: nn.Module) -> None:
+    """Draw convolution and linear weights Kaiming-normal, in place (protocol §1)."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight)
+
+
+NETWORKS = {
+    "resnet8": lambda classes: ResNet(8, classes, width=8),
+    "resnet20": lambda classes: ResNet(20, classes),
+    "resnet32": lambda classes: ResNet(32, classes),
+    "resnet56": lambda classes: ResNet(56, classes),
+    "densenet14": lambda classes: DenseNet((2, 2, 1), 8, classes),
+    "densenet121": lambda classes: DenseNet((6, 12, 24, 16), 12, classes),
+}
+
+
+def build(name: str, classes: int, seed: int) -> nn.Module:
+    """Build a freshly initialised network, the same for the same seed.
+
+    Args:
+        name: a key of ``NETWORKS``.
+        classes: number of logits.
+        seed: seed of the initial weights; torch's global generator is left as it was.
+
+    Raises:
+        ValueError: unknown ``name``.
+    """
+    one_of("network", name, NETWORKS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NETWORKS[name](classes).to(memory_format=torch.channels_last)

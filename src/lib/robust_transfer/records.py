@@ -1,0 +1,247 @@
+"""Run records: one folder per network, found by the hash of its configuration, or trained.
+
+A folder holds ``record.json`` (configuration, provenance, checksums), ``history.csv`` and
+``weights.safetensors``, and one ``evaluation-….json`` per evaluation. Transfers store only what
+differs from their source, so frozen parts are kept once.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import filelock
+import numpy
+import pandas as pd
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from robust_transfer import data, models
+from robust_transfer.checkpoints import epochs_done, published, set_aside, write_atomically
+from robust_transfer.training import TrainingConfig, load_data, train
+
+RECORD, HISTORY, WEIGHTS = "record.json", "history.csv", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished training: its folder and what ``record.json`` says."""
+
+    folder: Path
+    content: dict
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row per epoch: learning rate, loss, validation accuracies, seconds."""
+        return pd.read_csv(self.folder / HISTORY)
+
+
+class Store:
+    """Folder of records, with an optional read-only layer of published ones beneath it.
+
+    Args:
+        root: where new records are written; made when needed.
+        published: folder of finished records that are taken as they are, or None.
+    """
+
+    def __init__(self, root: Path | str, published: Path | str | None = None) -> None:
+        self.root = Path(root)
+        self.layers = [self.root] + ([Path(published)] if published else [])
+
+    def folder(self, config: TrainingConfig) -> Path:
+        """Where the record of ``config`` is written."""
+        return self.root / folder_name(config)
+
+    def find(self, config: TrainingConfig) -> Record | None:
+        """The finished record of ``config``, or None; a damaged one is named and set aside."""
+        for layer in self.layers:
+            folder = layer / folder_name(config)
+            content = read_sealed(folder / RECORD)
+            if content is not None and self._whole(folder, content, config):
+                return Record(folder, content)
+        return None
+
+    def _whole(self, folder: Path, content: dict, config: TrainingConfig) -> bool:
+        if TrainingConfig(**content["config"]) != config:
+            set_aside(folder / RECORD, "its configuration is another one")
+            return False
+        for name, checksum in content["sha256"].items():
+            path = folder / name
+            if not path.exists():
+                set_aside(folder / RECORD, f"{name} is missing")
+                return False
+            if sha256(path) != checksum:
+                set_aside(path, "its checksum is not the one in the record")
+                return False
+        if config.source is not None:
+            source = self.find(config.source)
+            return source is not None and source.content["sha256"][WEIGHTS] == content["source"]
+        return True
+
+    def get_or_train(
+        self,
+        config: TrainingConfig,
+        data_dir: str,
+        device: torch.device,
+        on_epoch: Callable[[dict], None] = lambda row: None,
+    ) -> Record:
+        """Return the finished record of a network, or train it, its source first.
+
+        A second process that asks for the same network waits for the first.
+        """
+        if (record := self.find(config)) is not None:
+            return record
+        source_state = None
+        if config.source is not None:
+            self.get_or_train(config.source, data_dir, device)
+            source_state = self.state(config.source)
+        folder = self.folder(config)
+        with lock(folder):
+            if (record := self.find(config)) is None:
+                images = load_data(config, data_dir)
+                checkpoint = folder / "checkpoint.safetensors"
+                best, progress = train(config, images, device, checkpoint, source_state, on_epoch)
+                self._finish(config, best, progress, images, device, source_state)
+                checkpoint.unlink(missing_ok=True)
+                record = self.find(config)
+        return record
+
+    def _finish(self, config, best, progress, images, device, source_state) -> None:
+        """Write weights and history, and last the record that vouches for them."""
+        folder = self.folder(config)
+        weights = published(best)
+        if source_state is not None:
+            weights = {k: v for k, v in weights.items() if not same(v, source_state.get(k))}
+        write_atomically(folder / WEIGHTS, safetensors.torch.save(weights))
+        history = pd.DataFrame(progress.history)
+        write_atomically(folder / HISTORY, history.to_csv(index=False).encode())
+        selected = progress.history[progress.best_epoch]
+        source = self.find(config.source) if config.source else None
+        content = {
+            "hash": config.hash,
+            "config": config.model_dump(mode="json"),
+            "selected_epoch": progress.best_epoch,
+            "validation": {k: selected[k] for k in ("natural", "adversarial")},
+            "weights": sum(v.numel() for v in best.values() if v.is_floating_point()),
+            "seconds": round(sum(row["seconds"] for row in progress.history), 3),
+            "data": {"training": images[0].fingerprint, "validation": images[1].fingerprint},
+            "source": source.content["sha256"][WEIGHTS] if source else None,
+            "sha256": {name: sha256(folder / name) for name in (WEIGHTS, HISTORY)},
+            "provenance": provenance(device),
+        }
+        write_sealed(folder / RECORD, content)
+
+    def state(self, config: TrainingConfig) -> dict[str, Tensor]:
+        """The published weights of a finished network, float32, on the CPU."""
+        record = self.find(config)
+        if record is None:
+            raise FileNotFoundError(f"{self.folder(config)}: no finished record of {config.name}")
+        state = self.state(config.source) if config.source is not None else {}
+        state |= safetensors.torch.load_file(record.folder / WEIGHTS)
+        return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+    def model(self, config: TrainingConfig, device: torch.device | str = "cpu") -> nn.Module:
+        """The finished network in eval mode, with its published weights."""
+        model = models.build(config.network, data.DATASETS[config.dataset], config.seed)
+        model.load_state_dict(self.state(config))
+        return model.eval().to(device)
+
+    def epochs_done(self, config: TrainingConfig) -> int:
+        """Epochs trained so far: all of a finished network, else those of its checkpoint."""
+        if self.find(config) is not None:
+            return config.epochs
+        return epochs_done(self.folder(config) / "checkpoint.safetensors")
+
+
+def folder_name(config: TrainingConfig) -> str:
+    """Name of a network's folder: its id, its seed and its hash."""
+    return f"{config.name}-s{config.seed}-{config.hash}"
+
+
+def lock(folder: Path) -> filelock.FileLock:
+    """Lock of a record's folder; the system frees it when its holder dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(folder / ".lock")
+
+
+def write_sealed(path: Path, content: dict) -> None:
+    """Write a JSON record together with a checksum of its own content."""
+    sealed = content | {"seal": _seal(content)}
+    write_atomically(path, (json.dumps(sealed, indent=1) + "\n").encode())
+
+
+def read_sealed(path: Path) -> dict | None:
+    """Read a sealed JSON record; None if there is none, or it is damaged and was set aside."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        if content.pop("seal") != _seal(content):
+            raise ValueError("its content was altered")
+    except (ValueError, KeyError, AttributeError) as error:
+        set_aside(path, f"not a whole record ({error})")
+        return None
+    return content
+
+
+def provenance(device: torch.device) -> dict:
+    """Which machine, versions and commit computed something, and when."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "commit": commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@cache
+def commit() -> str:
+    """The library's git commit when it was imported, marked if files had changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    where = Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+@cache
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"CPU, {names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def same(a: Tensor, b: Tensor | None) -> bool:
+    """Whether a stored tensor equals, to the bit, what the source already holds."""
+    return b is not None and a.shape == b.shape and torch.equal(a.to(b.dtype), b)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _seal(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def seconds_since(started: float) -> float:
+    """Wall-clock seconds since ``time.perf_counter()`` gave ``started``."""
+    return round(time.perf_counter() - started, 3)

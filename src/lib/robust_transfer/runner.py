@@ -1,0 +1,220 @@
+"""Train and evaluate what is missing, in dependency order, several networks side by side.
+
+Workers are processes with a share of the cores each; they meet only in the record store, so a
+killed run continues where its networks stand.
+"""
+
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from functools import partial
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from tqdm import tqdm
+
+from robust_transfer import evaluation, records, training
+from robust_transfer.checks import Config
+from robust_transfer.training import TrainingConfig, initial_model
+
+
+class Runner(Config):
+    """Where networks are trained and kept.
+
+    Attributes:
+        results_dir: folder of the records made here.
+        published_dir: folder of published records, taken as they are; "" ignores them.
+        data_dir: folder of the images; see ``data.load``.
+        device: ``auto`` takes a CUDA GPU where there is one.
+        workers: networks trained side by side; 0 is one per core on a CPU and one on a GPU.
+    """
+
+    results_dir: str = "results"
+    published_dir: str = ""
+    data_dir: str = ""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = Field(0, ge=0)
+
+    @property
+    def store(self) -> records.Store:
+        """The record store of both folders."""
+        return records.Store(self.results_dir, self.published_dir or None)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device itself.
+
+        Raises:
+            ValueError: ``cuda`` was asked for and there is none.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device = 'cuda': no CUDA GPU here; allowed are auto, cpu")
+        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+    def train(self, configs: list[TrainingConfig]) -> list[records.Record]:
+        """Train the networks that have no record yet, sources first; return all records.
+
+        Raises:
+            ValueError, OSError: settings, data or disk that cannot work, before any training.
+            RuntimeError: some networks failed; what is finished stays.
+        """
+        wanted = {c.hash: c for config in configs for c in _lineage(config)}
+        missing = [c for c in wanted.values() if self.store.find(c) is None]
+        if missing:
+            self._announce(missing)
+            self._run(self._train_one, missing, {c.hash: c.epochs for c in missing}, "epoch")
+        return [self.store.find(config) for config in configs]
+
+    def evaluate(
+        self, configs: list[TrainingConfig], how: evaluation.EvaluationConfig
+    ) -> list[evaluation.Evaluation]:
+        """Evaluate finished networks that have no such evaluation yet; return all of them.
+
+        Raises:
+            FileNotFoundError: a network has no record yet.
+            RuntimeError: some evaluations failed; what is finished stays.
+        """
+        missing = [c for c in configs if evaluation.find(self.store, c, how) is None]
+        for config in missing:
+            self.store.state(config)
+        if missing:
+            print(f"evaluating {len(missing)} networks on {how.test_size} test images", flush=True)
+            evaluation.black_box_examples(self.store, how, self.data_dir, self.torch_device)
+            work = partial(self._evaluate_one, how)
+            self._run(work, missing, {c.hash: 1 for c in missing}, "network")
+        return [evaluation.find(self.store, config, how) for config in configs]
+
+    def _train_one(self, config: TrainingConfig) -> None:
+        self.store.get_or_train(config, self.data_dir, self.torch_device)
+
+    def _evaluate_one(self, how: evaluation.EvaluationConfig, config: TrainingConfig) -> None:
+        evaluation.get_or_evaluate(self.store, config, how, self.data_dir, self.torch_device)
+
+    def _announce(self, missing: list[TrainingConfig]) -> None:
+        """Find out what cannot work before hours are spent, and say what will run."""
+        Path(self.results_dir).mkdir(parents=True, exist_ok=True)
+        models = [initial_model(config, None) for config in missing]
+        weights = sum(p.numel() for model in models for p in model.parameters())
+        needed = 16 * weights  # bytes: weights, momenta and best state of checkpoints, and records
+        if (free := shutil.disk_usage(self.results_dir).free) < needed:
+            raise OSError(
+                f"results_dir = {self.results_dir!r}: {needed >> 20} MiB needed, "
+                f"{free >> 20} MiB free on its disk"
+            )
+        seconds = sum(
+            estimate_seconds(config, model, self.data_dir, self.torch_device)
+            for config, model in zip(missing, models, strict=True)
+        )
+        names = ", ".join(config.name for config in missing)
+        print(f"training {len(missing)} networks: {names}")
+        print(f"about {seconds / 60:.1f} minutes on {self.torch_device.type}", flush=True)
+
+    @property
+    def _processes(self) -> int:
+        cores = os.cpu_count() or 1
+        return self.workers or (cores if self.torch_device.type == "cpu" else 1)
+
+    def _run(
+        self,
+        work: Callable[[TrainingConfig], None],
+        configs: list[TrainingConfig],
+        units: dict[str, int],
+        unit: str,
+    ) -> None:
+        """Do ``work`` on every network once its source is done, several at a time.
+
+        Args:
+            work: what a worker process does with a network.
+            configs: the networks, sources first.
+            units: how much of the progress bar each network is, by hash.
+            unit: what the bar counts: ``epoch``, of which a running network reports its share, or
+                ``network``.
+        """
+        waiting = {c.hash: c for c in configs}
+        names = {c.hash: c for c in configs}
+        running, finished, failed = {}, 0, {}
+        workers = min(self._processes, len(configs))
+        bar = tqdm(total=sum(units.values()), unit=unit, file=sys.stdout, ncols=88)
+        pool = ProcessPoolExecutor(
+            workers, get_context("spawn"), initializer=_begin_worker, initargs=(workers,)
+        )
+        try:
+            while waiting or running:
+                for key, config in list(waiting.items()):
+                    source = config.source.hash if config.source else None
+                    if source in failed:
+                        failed[key] = f"{config.name} needs {config.source.name}"
+                        del waiting[key]
+                    elif len(running) < workers and source not in {*waiting, *running.values()}:
+                        running[pool.submit(work, waiting.pop(key))] = key
+                for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                    key = running.pop(future)
+                    finished += units[key]
+                    if (error := future.exception()) is not None:
+                        failed[key] = f"{names[key].name}: {error}"
+                current = [names[key] for key in running.values()]
+                bar.n = finished
+                if unit == "epoch":
+                    bar.n += sum(self.store.epochs_done(config) for config in current)
+                bar.set_description(" + ".join(config.name for config in current))
+            pool.shutdown()
+        except BaseException:  # an interrupt too: workers would otherwise train on
+            for process in active_children():
+                process.terminate()
+            raise
+        finally:
+            bar.close()
+        if failed:
+            reasons = "; ".join(failed.values())
+            raise RuntimeError(f"{len(failed)} of {len(configs)} networks failed: {reasons}")
+
+
+def estimate_seconds(
+    config: TrainingConfig, model: torch.nn.Module, data_dir: str, device: torch.device
+) -> float:
+    """About how long a training takes here, from two timed batches; whole machine, one network.
+
+    A forward and backward pass is the unit; a pass for the input gradient alone costs two thirds.
+    The images are loaded for it, so bad data is found here.
+    """
+    images, validation = training.load_data(config, data_dir)
+    model = model.to(device)
+    pixels, labels = next(images.to(device).batches(config.batch_size))
+    for _ in range(2):  # the first warms up
+        started = time.perf_counter()
+        with training.precision(config, device):
+            loss = F.cross_entropy(model(pixels).float(), labels)
+        loss.backward()
+        loss.item()
+        seconds = time.perf_counter() - started
+    attack = 0.67 * config.attack.steps if config.attack else 0
+    passes = 2 + attack if config.attack else 1
+    batches = (passes * len(images) + (0.33 + attack) * len(validation)) / config.batch_size
+    return seconds * batches * config.epochs
+
+
+def _lineage(config: TrainingConfig) -> list[TrainingConfig]:
+    """A network's source, its source's source, …, and last the network."""
+    return (_lineage(config.source) if config.source else []) + [config]
+
+
+def _begin_worker(workers: int) -> None:
+    """Take a share of the cores, and end when the parent does, even if it was killed."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    records.commit()  # now: the files may change while this worker trains
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
