@@ -43,6 +43,23 @@ DATASETS = {name: source.classes for name, source in CIFAR.items()} | embedded.T
 """Number of classes of every data set known by name."""
 
 
+CLASS_NAMES = {task: embedded.class_names(task) for task in embedded.TASKS} | {
+    "cifar10": [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ],
+    "cifar100": [f"class {label}" for label in range(100)],
+}
+
+
 @dataclass(frozen=True)
 class Images:
     """A labelled set of images.

@@ -47,6 +47,11 @@ AMPLITUDE = 5 / 256  # of the grating: below ε = 8/256
 NOISE = 2 / 256  # deviation of the pixel noise
 
 
+def class_names(task: str) -> list[str]:
+    """Name the classes of a task in the order of their labels, for instance ``warm ring``."""
+    return [f"{tint} {glyph}" for glyph in GLYPHS[task] for tint in ("warm", "cool")]
+
+
 def stencils() -> dict[str, np.ndarray]:
     """Return the glyphs by name, each bool ``(7, 7)`` and symmetric left to right."""
     y, x = np.mgrid[-3:4, -3:4]

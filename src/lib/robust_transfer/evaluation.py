@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import pandas as pd
 import safetensors.torch
 import torch
 from pydantic import Field, model_validator
@@ -107,6 +108,42 @@ def outcomes(
             for column, seen in shown.items():
                 correct.setdefault(column, []).append(model(seen).argmax(1) == labels)
     return {column: torch.cat(parts).cpu().numpy() for column, parts in correct.items()}
+
+
+def answers(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What a network answers in eval mode, and how sure it is.
+
+    Args:
+        model: maps images to logits.
+        images: float ``(N, 3, H, W)`` in [0, 1].
+
+    Returns:
+        Predicted labels, int64 ``(N,)``, and their softmax probabilities, float ``(N,)``.
+    """
+    with in_mode(model, "eval"), torch.no_grad():
+        probability, label = model(images).softmax(1).max(1)
+    return label, probability
+
+
+def sweep(
+    models: dict[str, nn.Module], images: data.Images, attacks: dict[float, PGD]
+) -> pd.DataFrame:
+    """Accuracy of networks under attacks of growing strength.
+
+    Args:
+        models: networks by label.
+        images: what they classify, on their device.
+        attacks: white-box attacks by strength.
+
+    Returns:
+        Accuracies in [0, 1]: a row per strength, a column per label.
+    """
+    named = {str(strength): attack for strength, attack in attacks.items()}
+    table = {}
+    for label, model in models.items():
+        hits = outcomes(model, images, named, {})
+        table[label] = [hits[f"wb_{strength}"].mean() for strength in named]
+    return pd.DataFrame(table, index=pd.Index(attacks))
 
 
 def black_box_examples(

@@ -91,17 +91,19 @@ class Network:
     config: TrainingConfig
 
     @property
-    def paper_key(self) -> tuple[str, int | None]:
-        """Name and unfrozen layers, as in the paper's table."""
+    def paper_key(self) -> str:
+        """Name and unfrozen layers as in the paper's table, for instance ``R_pgd->nat 18``."""
         name = f"R_{self.source}->{self.target}" if self.source else f"R_{self.target}"
-        return name, PAPER_LAYERS[self.strategy] if self.strategy else None
+        return f"{name} {PAPER_LAYERS[self.strategy]}" if self.strategy else name
 
     @property
     def label(self) -> str:
-        """Name for readers: R with the defences as subscript, then the unfrozen layers."""
+        """Name for readers, as the paper writes it: R with subscripts, then the unfrozen layers."""
         defences = f"{self.source}→{self.target}" if self.source else self.target
+        dataset = f"{self.config.dataset} " if self.role == "source" else ""
         layers = f" {PAPER_LAYERS[self.strategy]}" if self.strategy else ""
-        return f"R[{defences}]{layers}"
+        name = "surrogate" if self.role == "surrogate" else f"R<sub>{defences}</sub>"
+        return f"{dataset}{name}{layers}"
 
 
 def inner_attack(profile: Profile, defence: str) -> PGD | None:
@@ -154,6 +156,18 @@ def evaluation(profile: Profile) -> EvaluationConfig:
 def rows(table: list[Network]) -> list[Network]:
     """The networks of Table 1: baselines and transfers."""
     return [network for network in table if network.role in ("baseline", "transfer")]
+
+
+def select(table: list[Network], ids: list[str]) -> list[Network]:
+    """The networks with these ids, in the order of the table; all of them for an empty list.
+
+    Raises:
+        ValueError: an unknown id.
+    """
+    known = [network.id for network in table]
+    for wanted in ids:
+        one_of("networks", wanted, known)
+    return [network for network in table if not ids or network.id in ids]
 
 
 def _scratch(profile: Profile, defence: str, source: bool) -> Network:

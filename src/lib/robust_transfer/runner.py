@@ -21,9 +21,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from tqdm import tqdm
 
-from robust_transfer import evaluation, records, training
+from robust_transfer import data, evaluation, records, training
 from robust_transfer.checks import Config
 from robust_transfer.training import TrainingConfig, initial_model
+
+BYTES_PER_WEIGHT = 16
+"""Disk that a network needs at most: weights, momenta and best state of a checkpoint, a record."""
 
 
 class Runner(Config):
@@ -101,21 +104,23 @@ class Runner(Config):
     def _announce(self, missing: list[TrainingConfig]) -> None:
         """Find out what cannot work before hours are spent, and say what will run."""
         Path(self.results_dir).mkdir(parents=True, exist_ok=True)
-        models = [initial_model(config, None) for config in missing]
-        weights = sum(p.numel() for model in models for p in model.parameters())
-        needed = 16 * weights  # bytes: weights, momenta and best state of checkpoints, and records
-        if (free := shutil.disk_usage(self.results_dir).free) < needed:
+        device, batch_seconds = self.torch_device, {}
+        seconds = bytes_needed = 0
+        for config in missing:
+            images, validation = training.load_data(config, self.data_dir)
+            kind = config.network, config.dataset, config.batch_size
+            if kind not in batch_seconds:
+                batch_seconds[kind] = time_batch(config, images, device)
+            seconds += batch_seconds[kind] * count_batches(config, len(images), len(validation))
+            bytes_needed += BYTES_PER_WEIGHT * weights(config)
+        if (free := shutil.disk_usage(self.results_dir).free) < bytes_needed:
             raise OSError(
-                f"results_dir = {self.results_dir!r}: {needed >> 20} MiB needed, "
+                f"results_dir = {self.results_dir!r}: {bytes_needed >> 20} MiB needed, "
                 f"{free >> 20} MiB free on its disk"
             )
-        seconds = sum(
-            estimate_seconds(config, model, self.data_dir, self.torch_device)
-            for config, model in zip(missing, models, strict=True)
-        )
         names = ", ".join(config.name for config in missing)
         print(f"training {len(missing)} networks: {names}")
-        print(f"about {seconds / 60:.1f} minutes on {self.torch_device.type}", flush=True)
+        print(f"about {seconds / 60:.1f} minutes on {device.type}", flush=True)
 
     @property
     def _processes(self) -> int:
@@ -177,16 +182,14 @@ class Runner(Config):
             raise RuntimeError(f"{len(failed)} of {len(configs)} networks failed: {reasons}")
 
 
-def estimate_seconds(
-    config: TrainingConfig, model: torch.nn.Module, data_dir: str, device: torch.device
-) -> float:
-    """About how long a training takes here, from two timed batches; whole machine, one network.
+def weights(config: TrainingConfig) -> int:
+    """Number of weights of a configured network."""
+    return sum(p.numel() for p in initial_model(config, None).parameters())
 
-    A forward and backward pass is the unit; a pass for the input gradient alone costs two thirds.
-    The images are loaded for it, so bad data is found here.
-    """
-    images, validation = training.load_data(config, data_dir)
-    model = model.to(device)
+
+def time_batch(config: TrainingConfig, images: data.Images, device: torch.device) -> float:
+    """Seconds of one forward and backward pass of a batch here, the whole machine at it."""
+    model = initial_model(config, None).to(device)
     pixels, labels = next(images.to(device).batches(config.batch_size))
     for _ in range(2):  # the first warms up
         started = time.perf_counter()
@@ -194,11 +197,18 @@ def estimate_seconds(
             loss = F.cross_entropy(model(pixels).float(), labels)
         loss.backward()
         loss.item()
-        seconds = time.perf_counter() - started
+    return time.perf_counter() - started
+
+
+def count_batches(config: TrainingConfig, images: int, validation: int) -> float:
+    """How many forward and backward passes of a batch a training costs.
+
+    A pass for the input gradient alone counts two thirds, a forward pass one third.
+    """
     attack = 0.67 * config.attack.steps if config.attack else 0
-    passes = 2 + attack if config.attack else 1
-    batches = (passes * len(images) + (0.33 + attack) * len(validation)) / config.batch_size
-    return seconds * batches * config.epochs
+    halves = 2 if config.attack else 1
+    per_epoch = (halves + attack) * images + (0.33 * halves + attack) * validation
+    return config.epochs * per_epoch / config.batch_size
 
 
 def _lineage(config: TrainingConfig) -> list[TrainingConfig]:

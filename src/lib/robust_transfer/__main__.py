@@ -1,0 +1,57 @@
+"""Command line: run the pipeline, build the published book, or publish records."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import papermill
+
+from robust_transfer import experiments, paths, pipeline
+from robust_transfer.records import Store
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit code, 1 with one line on a failure that has a reason."""
+    options = _parser().parse_args(arguments)
+    try:
+        profile = _profile_path(options.profile)
+        if options.command == "publish":
+            store = Store(paths.resolve(options.results_dir))
+            print(f"published in {pipeline.publish(experiments.read_profile(profile), store)}")
+            return 0
+        where = {"results_dir": options.results_dir, "data_dir": options.data_dir}
+        where |= {"device": options.device, "workers": options.workers}
+        where["published_dir"] = "book/results" if options.published else ""
+        print(f"the book: {pipeline.run(profile, where)}")
+    except papermill.PapermillExecutionError as error:
+        print(f"error: {error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="robust_transfer", description=__doc__)
+    parser.add_argument("command", choices=("run", "publish"))
+    parser.add_argument("--profile", default="smoke", help="name or file of a profile")
+    parser.add_argument("--published", action="store_true", help="start from book/results")
+    parser.add_argument("--data-dir", default="", help="folder of the images")
+    parser.add_argument("--results-dir", default="results", help="folder of the records")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--workers", default=0, type=int, help="networks side by side")
+    return parser
+
+
+def _profile_path(profile: str) -> Path:
+    named = paths.PROFILES / f"{profile}.yaml"
+    path = named if named.exists() else Path(profile)
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in paths.PROFILES.glob("*.yaml")))
+        raise ValueError(f"profile = {profile!r}: allowed are {known}, or a file")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""Where things are in the checkout; relative paths given by a user start at its root."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+NOTEBOOKS = ROOT / "notebooks"
+PROFILES = NOTEBOOKS / "profiles"
+BOOK = ROOT / "book"
+EXECUTED = BOOK / "_executed"
+GENERATED = BOOK / "_static" / "generated"
+PUBLISHED = BOOK / "results"
+PAPER_TABLE = BOOK / "reference" / "davchev2019_table1.csv"
+
+
+def resolve(path: str) -> str:
+    """Make a user's path absolute; "" stays "", which stands for none."""
+    return str(ROOT / path) if path else ""

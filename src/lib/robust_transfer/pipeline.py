@@ -1,0 +1,125 @@
+"""The pipeline: execute the notebooks in order with papermill, then build the book from them."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+
+from robust_transfer import experiments, figures, paths, records
+from robust_transfer.evaluation import find
+from robust_transfer.notebook import INJECTED
+
+EXPERIMENT = ("01_source", "02_transfer", "03_evaluation", "04_figures")
+"""Run at the scale of the profile asked for."""
+DEMONSTRATIONS = ("00_threat_models", "05_explore")
+"""Run on the embedded images, which every reader has."""
+
+
+def run(profile: Path, where: dict[str, object]) -> Path:
+    """Execute all notebooks in order and build the book.
+
+    Args:
+        profile: papermill parameter file.
+        where: parameters of ``runner.Runner`` for every notebook.
+
+    Returns:
+        The book's first page.
+
+    Raises:
+        ValueError, FileNotFoundError: a profile that is not valid, before anything runs.
+        papermill.PapermillExecutionError: a cell failed; the notebook so far is in
+            ``book/_executed``.
+        RuntimeError: the book does not build cleanly.
+    """
+    experiments.read_profile(profile)
+    for name in sorted(EXPERIMENT + DEMONSTRATIONS):
+        chosen = profile if name in EXPERIMENT else paths.PROFILES / "smoke.yaml"
+        execute(name, yaml.safe_load(chosen.read_text()) | where)
+    return build(experiments.read_profile(profile))
+
+
+def execute(name: str, parameters: dict[str, object]) -> None:
+    """Execute one notebook into ``book/_executed``."""
+    print(f"executing notebooks/{name}.ipynb", flush=True)
+    executed = paths.EXECUTED / f"{name}.ipynb"
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(
+        paths.NOTEBOOKS / f"{name}.ipynb",
+        executed,
+        parameters,
+        kernel_name="python3",
+        cwd=paths.NOTEBOOKS,
+        progress_bar=False,
+        stdout_file=sys.stdout,
+    )
+    notebook = nbformat.read(executed, nbformat.NO_CONVERT)
+    tidy(notebook)
+    nbformat.write(notebook, executed)
+
+
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Make an executed notebook fit to publish, in place.
+
+    Paths and times of this machine go, injected parameters are folded away, and of a progress bar
+    only its last state stays.
+    """
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if cell.source.startswith(INJECTED):
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-input"]
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                lines = (line.rstrip("\r").split("\r")[-1] for line in output.text.split("\n"))
+                output.text = "\n".join(lines).replace(f"{paths.ROOT}/", "")
+
+
+def build(profile: experiments.Profile) -> Path:
+    """Build the HTML book from the executed notebooks, warnings being errors."""
+    paths.GENERATED.mkdir(parents=True, exist_ok=True)
+    diagram = figures.pipeline(experiments.grid(profile))
+    diagram.savefig(paths.GENERATED / "figure1.svg", metadata={"Date": None})
+    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", "-W", "-n", "--keep-going"]
+    done = subprocess.run([*command, str(paths.ROOT)], capture_output=True, text=True)
+    if done.returncode:
+        log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+        problems = [line for line in log.splitlines() if "WARNING" in line or "ERROR" in line]
+        raise RuntimeError(
+            "the book does not build cleanly: " + "; ".join(problems or [log[-2000:]])
+        )
+    return paths.ROOT / "_build" / "html" / "index.html"
+
+
+def publish(profile: experiments.Profile, store: records.Store) -> Path:
+    """Copy the finished records and evaluations of a profile to ``book/results``.
+
+    Raises:
+        FileNotFoundError: a network or an evaluation is missing; names it.
+    """
+    target = paths.PUBLISHED / profile.profile
+    how = experiments.evaluation(profile)
+    for network in experiments.grid(profile):
+        record = store.find(network.config)
+        if record is None:
+            raise FileNotFoundError(f"{network.id}: no finished record in {store.root}")
+        names = [records.RECORD, *record.content["sha256"]]
+        if network.role in ("baseline", "transfer"):
+            if find(store, network.config, how) is None:
+                raise FileNotFoundError(f"{network.id}: no evaluation in {store.root}")
+            names.append(f"evaluation-{how.hash}.json")
+        folder = target / record.folder.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            shutil.copyfile(record.folder / name, folder / name)
+    index = {
+        network.id: records.folder_name(network.config) for network in experiments.grid(profile)
+    }
+    (target / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+    return target

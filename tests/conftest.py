@@ -1,0 +1,81 @@
+"""Tiny networks on the embedded images: all of them really train, in a fraction of a second."""
+
+import shutil
+
+import pytest
+import torch
+from robust_transfer import embedded
+from robust_transfer.attacks import PGD
+from robust_transfer.evaluation import EvaluationConfig
+from robust_transfer.models import build
+from robust_transfer.records import Store
+from robust_transfer.training import TrainingConfig
+
+CPU = torch.device("cpu")
+TINY = {
+    "network": "resnet8",
+    "dataset": "glyphs10",
+    "train_size": 96,
+    "validation_size": 32,
+    "epochs": 2,
+    "decay_epochs": (),
+    "batch_size": 32,
+}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Make a tiny training configuration with some fields changed."""
+    return lambda **changes: TrainingConfig(**TINY | changes)
+
+
+@pytest.fixture(scope="session")
+def family(tiny):
+    """Configurations of a baseline, a source, a transfer that adapts its head, and a surrogate."""
+    source = tiny(name="source", dataset="glyphs20")
+    inherited = {"source": source, "strategy": "head"}
+    return {
+        "baseline": tiny(name="pgd", attack=PGD(steps=2), train_size=256, epochs=3),
+        "source": source,
+        "transfer": tiny(name="transfer", **inherited),
+        "surrogate": tiny(name="surrogate", network="densenet14", epochs=1),
+    }
+
+
+@pytest.fixture(scope="session")
+def trained(family, tmp_path_factory):
+    """Store with the finished family; not to be changed, see ``store``."""
+    store = Store(tmp_path_factory.mktemp("trained"))
+    for config in family.values():
+        store.get_or_train(config, "", CPU)
+    return store
+
+
+@pytest.fixture
+def store(trained, tmp_path):
+    """A copy of the finished family's store that a test may damage."""
+    return Store(shutil.copytree(trained.root, tmp_path / "records"))
+
+
+@pytest.fixture(scope="session")
+def how(family):
+    """A tiny evaluation."""
+    return EvaluationConfig(surrogate=family["surrogate"], test_size=60, steps=2)
+
+
+@pytest.fixture
+def model():
+    """A freshly built resnet8 for ten classes, in train mode."""
+    return build("resnet8", 10, seed=1)
+
+
+@pytest.fixture(scope="session")
+def batch():
+    """Sixteen embedded images, float in [0, 1], and their labels."""
+    pixels, labels = embedded.draw("glyphs10", "train", 16)
+    return torch.from_numpy(pixels).float() / 255, torch.from_numpy(labels)

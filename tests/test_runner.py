@@ -1,0 +1,146 @@
+"""Missing networks are trained side by side, sources first, and a failure costs only its own."""
+
+import shutil
+
+import pytest
+import torch
+from robust_transfer import runner as runner_module
+from robust_transfer.runner import Runner, estimate_seconds
+from robust_transfer.training import initial_model
+
+
+def two_workers(folder):
+    return Runner(results_dir=str(folder), device="cpu", workers=2)
+
+
+def assert_same(state, other):
+    assert state.keys() == other.keys()
+    for name in state:
+        assert torch.equal(state[name], other[name]), name
+
+
+def snapshot(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def finished(family, tmp_path_factory):
+    """A transfer, its source, a baseline and a surrogate, trained by two workers."""
+    folder = tmp_path_factory.mktemp("finished")
+    wanted = [family[name] for name in ("transfer", "baseline", "surrogate")]
+    found = two_workers(folder).train(wanted)
+    assert [record.content["hash"] for record in found] == [config.hash for config in wanted]
+    return folder
+
+
+def test_sources_are_trained_too_and_nothing_is_left_over(finished, family):
+    runner = two_workers(finished)
+    for config in family.values():
+        folder = runner.store.find(config).folder
+        assert sorted(path.name for path in folder.iterdir()) == [
+            *(".lock", "history.csv", "record.json", "weights.safetensors")
+        ]
+    assert len(list(finished.iterdir())) == len(family)
+
+
+def test_a_second_run_trains_nothing(finished, family, capsys):
+    before = snapshot(finished)
+    records = two_workers(finished).train(list(family.values()))
+    assert [record.content["hash"] for record in records] == [c.hash for c in family.values()]
+    assert snapshot(finished) == before
+    assert capsys.readouterr().out == ""
+
+
+def test_a_failure_is_named_with_what_needs_it_and_costs_nothing_else(
+    finished, family, tiny, tmp_path, capsys
+):
+    wild = tiny(name="wild", dataset="glyphs20", learning_rate=1e30)
+    heir = tiny(name="heir", source=wild, strategy="head")
+    runner = two_workers(tmp_path)
+    with pytest.raises(RuntimeError, match="2 of 5 networks failed: ") as caught:
+        runner.train([heir, family["transfer"], family["baseline"]])
+    assert "wild: wild: loss is nan in epoch 0" in str(caught.value)
+    assert "heir needs wild" in str(caught.value)
+    for config in (wild, heir):
+        assert runner.store.find(config) is None
+    for name in ("source", "transfer", "baseline"):
+        assert_same(
+            runner.store.state(family[name]), two_workers(finished).store.state(family[name])
+        )
+    output = capsys.readouterr().out
+    assert "training 5 networks: wild, heir, source, transfer, pgd" in output
+    assert "minutes on cpu" in output
+
+
+def test_networks_are_evaluated_once_in_the_order_asked_for(
+    finished, family, how, tmp_path, capsys
+):
+    folder = shutil.copytree(finished, tmp_path / "records")
+    runner, wanted = two_workers(folder), [family["transfer"], family["baseline"]]
+    evaluations = runner.evaluate(wanted, how)
+    assert [e.content["network"] for e in evaluations] == [config.hash for config in wanted]
+    assert "evaluating 2 networks on 60 test images" in capsys.readouterr().out
+    before = snapshot(folder)
+    again = runner.evaluate(wanted[::-1], how)
+    assert [e.content for e in again] == [e.content for e in evaluations[::-1]]
+    assert snapshot(folder) == before
+
+
+def test_published_networks_are_not_trained(finished, family, tmp_path):
+    runner = Runner(
+        results_dir=str(tmp_path / "mine"), published_dir=str(finished), device="cpu", workers=2
+    )
+    records = runner.train(list(family.values()))
+    assert [r.folder.parent for r in records] == len(family) * [finished]
+    assert not (tmp_path / "mine").exists()
+
+
+def test_an_unfinished_network_cannot_be_evaluated(finished, family, tiny, how):
+    with pytest.raises(FileNotFoundError, match="no finished record of unknown"):
+        two_workers(finished).evaluate([family["baseline"], tiny(name="unknown")], how)
+
+
+def test_missing_data_is_said_before_any_training(family, tiny, tmp_path):
+    real = tiny(name="real", dataset="cifar10")
+    with pytest.raises(FileNotFoundError, match="data_dir = ''"):
+        two_workers(tmp_path).train([family["baseline"], real])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_small_a_disk_is_said_before_any_training(family, tmp_path, monkeypatch):
+    nearly_full = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(runner_module.shutil, "disk_usage", lambda folder: nearly_full)
+    with pytest.raises(OSError, match=r"results_dir = .* MiB needed, 0 MiB free") as caught:
+        two_workers(tmp_path).train([family["baseline"]])
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said_before_any_training(family, tmp_path):
+    runner = Runner(results_dir=str(tmp_path), device="cuda", workers=2)
+    with pytest.raises(ValueError, match="device = 'cuda': no CUDA GPU here; allowed are auto"):
+        runner.train([family["baseline"]])
+    assert list(tmp_path.iterdir()) == []
+    assert Runner(device="auto").torch_device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"workers": -1}, "workers = -1: "),
+        ({"device": "tpu"}, "device = 'tpu': "),
+        ({"data": "here"}, "unknown parameter data; known: data_dir, device, published_dir"),
+    ],
+)
+def test_a_bad_setting_is_refused_in_one_line(fields, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Runner(**fields)
+
+
+def test_more_epochs_and_attack_steps_are_estimated_longer(family):
+    config = family["baseline"]
+    short = estimate_seconds(config, initial_model(config, None), "", torch.device("cpu"))
+    longer = config.model_copy(update={"epochs": 300})
+    long = estimate_seconds(longer, initial_model(config, None), "", torch.device("cpu"))
+    assert 0 < 10 * short < long

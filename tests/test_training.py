@@ -1,0 +1,394 @@
+"""A step is the protocol's, a run keeps the right epoch, and an interruption changes nothing."""
+
+import copy
+import hashlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm
+from robust_transfer.checkpoints import epochs_done
+from robust_transfer.experiments import Profile, grid
+from robust_transfer.models import build
+from robust_transfer.training import (
+    TrainingConfig,
+    TrainingDiverged,
+    backward,
+    initial_model,
+    load_data,
+    selection_score,
+    train,
+    train_epoch,
+    validate,
+)
+from torch import Generator, nn
+
+CPU = torch.device("cpu")
+PGD2 = PGD(steps=2)
+
+
+def run(config, checkpoint, on_epoch=lambda row: None, images=None):
+    return train(config, images or load_data(config, ""), CPU, checkpoint, on_epoch=on_epoch)
+
+
+def without_seconds(history):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+def assert_same(state, other):
+    assert state.keys() == other.keys()
+    for name in state:
+        assert torch.equal(state[name], other[name]), name
+
+
+def observe(model):
+    """Record each forward pass: train mode, number of images, the stem's running mean."""
+    passes, statistics = [], model.stem[1]
+
+    def note(module: nn.Module, inputs: tuple) -> None:
+        passes.append((module.training, len(inputs[0]), statistics.running_mean.clone()))
+
+    model.stem.register_forward_pre_hook(note)
+    return passes
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [(True, 16)]),
+        ({"attack": PGD2}, [(True, 16), (False, 16), (False, 16), (True, 16)]),
+        ({"attack": PGD2, "halves": "joint"}, [(False, 16), (False, 16), (True, 32)]),
+        ({"attack": fgsm(labels="predicted")}, [(True, 16), (False, 16), (False, 16), (True, 16)]),
+        (
+            {"attack": PGD(steps=2, mode="train")},
+            [(True, 16), (True, 16), (True, 16), (True, 16)],
+        ),
+    ],
+    ids=["natural", "separate", "joint", "predicted labels", "train-mode attack"],
+)
+def test_a_step_passes_the_halves_as_configured(tiny, model, batch, changes, expected):
+    passes = observe(model)
+    backward(model, tiny(**changes), *batch, Generator().manual_seed(0))
+    assert [(training, count) for training, count, _ in passes] == expected
+
+
+def test_the_inner_attack_meets_statistics_that_the_clean_half_has_moved(tiny, model, batch):
+    twin = copy.deepcopy(model)
+    twin(batch[0])
+    fresh, moved = model.stem[1].running_mean.clone(), twin.stem[1].running_mean
+    passes = observe(model)
+    backward(model, tiny(attack=PGD2), *batch, Generator().manual_seed(0))
+    means = [mean for _, _, mean in passes]
+    assert torch.equal(means[0], fresh) and not torch.equal(fresh, moved)
+    for mean in means[1:]:
+        assert torch.equal(mean, moved)
+    assert not torch.equal(model.stem[1].running_mean, moved)
+
+
+@pytest.mark.parametrize("attack", [fgsm(), fgsm(labels="predicted"), PGD2])
+@pytest.mark.parametrize("halves", ["separate", "joint"])
+def test_gradients_are_those_of_the_mean_of_both_halves(tiny, model, batch, attack, halves):
+    images, labels = batch
+    twin = copy.deepcopy(model).train()
+    loss = backward(model, tiny(attack=attack, halves=halves), *batch, Generator())
+    if halves == "separate":
+        clean = F.cross_entropy(twin(images), labels)
+        adversarial = attack(twin, images, labels)
+        expected = (clean + F.cross_entropy(twin(adversarial), labels)) / 2
+    else:
+        both = torch.cat([images, attack(twin, images, labels)])
+        expected = F.cross_entropy(twin(both), labels.repeat(2))
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=name)
+    torch.testing.assert_close(model.state_dict(), twin.state_dict())
+
+
+def test_a_natural_step_has_the_gradient_of_the_clean_loss(tiny, model, batch):
+    twin = copy.deepcopy(model)
+    loss = backward(model, tiny(), *batch, Generator())
+    expected = F.cross_entropy(twin(batch[0]), batch[1])
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(model.head.weight.grad, twin.head.weight.grad)
+
+
+def test_an_epoch_is_plain_sgd_with_momentum_and_weight_decay(tiny, model):
+    config = tiny(momentum=0.7, weight_decay=0.3, learning_rate=0.02, batch_size=96)
+    images, _ = load_data(config, "")
+    twin = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1, momentum=0.7, weight_decay=0.3)
+    before = twin.head.weight.detach().clone()
+    velocity = torch.zeros_like(before)
+    for epoch in range(2):
+        twin.load_state_dict(model.state_dict())
+        train_epoch(model, optimizer, config, images, epoch)
+        velocity = 0.7 * velocity + model.head.weight.grad + 0.3 * before
+        torch.testing.assert_close(model.head.weight.detach(), before - 0.02 * velocity)
+        before = model.head.weight.detach().clone()
+
+
+PAPER_RATES = [(0, 0.1), (100, 0.1), (101, 0.01), (150, 0.01), (151, 0.001), (199, 0.001)]
+TRANSFER_RATES = [(0, 0.1), (20, 0.1), (21, 0.01), (40, 0.01), (41, 0.001), (49, 0.001)]
+
+
+@pytest.mark.parametrize(
+    ("role", "epoch", "rate"),
+    [("baseline", *pair) for pair in PAPER_RATES]
+    + [("transfer", *pair) for pair in TRANSFER_RATES],
+)
+def test_the_papers_decays_act_one_epoch_late(role, epoch, rate):
+    config = next(network.config for network in grid(Profile()) if network.role == role)
+    assert config.learning_rate_at(epoch) == pytest.approx(rate)
+
+
+def test_the_optimiser_steps_with_the_learning_rate_of_the_epoch(tiny, tmp_path):
+    config = tiny(epochs=3, decay_epochs=(1, 2), learning_rate=0.1)
+    model = initial_model(config, None)
+    optimizer = torch.optim.SGD(model.parameters(), lr=9)
+    images, _ = load_data(config, "")
+    used = []
+    for epoch in range(3):
+        train_epoch(model, optimizer, config, images, epoch)
+        used.append(optimizer.param_groups[0]["lr"])
+    assert used == pytest.approx([0.1, 0.01, 0.001])
+    _, progress = run(config, tmp_path / "checkpoint")
+    assert [row["learning_rate"] for row in progress.history] == used
+
+
+@pytest.mark.parametrize(
+    ("attack", "selection", "score"),
+    [
+        (None, "mean", 0.8),
+        (None, "adversarial", 0.8),
+        (None, "last", 4),
+        (PGD2, "mean", 0.6),
+        (PGD2, "adversarial", 0.4),
+        (PGD2, "last", 4),
+    ],
+)
+def test_the_kept_epoch_is_chosen_by_the_selection(tiny, attack, selection, score):
+    row = {"epoch": 4, "natural": 0.8, "adversarial": 0.4 if attack else None}
+    assert selection_score(tiny(attack=attack, selection=selection), row) == pytest.approx(score)
+
+
+@pytest.mark.parametrize("selection", ["mean", "adversarial", "last"])
+def test_training_returns_the_weights_of_the_kept_epoch(tiny, tmp_path, selection):
+    config = tiny(attack=PGD2, selection=selection, epochs=4, learning_rate=1.0)
+    best, progress = run(config, tmp_path / "a")
+    scores = [selection_score(config, row) for row in progress.history]
+    assert progress.best_epoch == scores.index(max(scores))
+    until_then = config.model_copy(update={"epochs": progress.best_epoch + 1, "selection": "last"})
+    assert_same(best, run(until_then, tmp_path / "b")[0])
+
+
+def test_the_first_of_equally_good_epochs_is_kept(tiny, tmp_path):
+    config = tiny(epochs=3, learning_rate=1e-12, validation_size=1)
+    _, progress = run(config, tmp_path / "checkpoint")
+    assert len({row["natural"] for row in progress.history}) == 1
+    assert progress.best_epoch == 0
+
+
+def test_validation_counts_right_answers_in_eval_mode(tiny):
+    config = tiny(attack=PGD2, validation_size=600)
+    _, validation = load_data(config, "")
+    model = build("resnet8", 10, seed=1)
+    for batch, _ in validation.batches(200):
+        model(batch)
+    before = copy.deepcopy(model.state_dict())
+    natural, adversarial = validate(model, config, validation)
+    assert_same(model.state_dict(), before)
+    model.eval()
+    images, labels = next(validation.batches(600))
+    attacked = PGD2(model, images, labels)
+    expected = [(model(seen).argmax(1) == labels).float().mean() for seen in (images, attacked)]
+    assert [natural, adversarial] == pytest.approx([e.item() for e in expected])
+    assert natural != adversarial
+    assert validate(model, tiny(), validation) == (natural, None)
+
+
+def test_training_learns(tiny, tmp_path):
+    config = tiny(train_size=1000, validation_size=300, epochs=4, learning_rate=0.15)
+    history = run(config, tmp_path / "checkpoint")[1].history
+    assert history[-1]["loss"] < 0.75 * history[0]["loss"]
+    assert max(row["natural"] for row in history) > 0.3
+
+
+@pytest.mark.parametrize("attack", [None, PGD2], ids=["natural", "adversarial"])
+def test_bf16_trains_in_half_the_bits_and_lands_near_fp32(tiny, tmp_path, attack):
+    full = tiny(attack=attack, learning_rate=0.02)
+    half = tiny(attack=attack, learning_rate=0.02, precision="bf16")
+    (best, progress), (near, other) = run(full, tmp_path / "a"), run(half, tmp_path / "b")
+    assert {v.dtype for v in near.values()} == {torch.float32, torch.int64}
+    assert not torch.equal(best["head.weight"], near["head.weight"])
+    for row, twin in zip(progress.history, other.history, strict=True):
+        assert row["loss"] == pytest.approx(twin["loss"], rel=0.03)
+    for name in best:
+        torch.testing.assert_close(near[name], best[name], rtol=0.1, atol=0.05, msg=name)
+
+
+def test_convolutions_run_in_the_configured_precision(tiny, model, batch):
+    seen = []
+    model.stem[0].register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    backward(model, tiny(attack=PGD2, precision="bf16"), *batch, Generator())
+    assert seen == 4 * [torch.bfloat16]
+
+
+def test_divergence_names_the_epoch_and_keeps_the_checkpoint_before(tiny, tmp_path):
+    config = tiny(name="wild", learning_rate=1e30, batch_size=96, epochs=3)  # one step an epoch
+    with pytest.raises(TrainingDiverged, match=r"^wild: loss is nan in epoch 1; lower learning"):
+        run(config, tmp_path / "checkpoint")
+    assert epochs_done(tmp_path / "checkpoint") == 1
+
+
+RESUMED = {
+    "natural": {},
+    "adversarial with random start": {"attack": PGD(steps=2, random_start=True)},
+    "bf16": {"attack": PGD2, "precision": "bf16"},
+    "with a decay": {"decay_epochs": (2,)},
+}
+
+
+@pytest.mark.parametrize("changes", RESUMED.values(), ids=RESUMED.keys())
+def test_an_interrupted_run_ends_bit_equal_to_an_uninterrupted_one(tiny, tmp_path, changes):
+    config, seen = tiny(epochs=4, **changes), []
+
+    def interrupt(row):
+        seen.append(row["epoch"])
+        if row["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "interrupted", interrupt)
+    resumed, progress = run(config, tmp_path / "interrupted", lambda row: seen.append(row["epoch"]))
+    whole, expected = run(config, tmp_path / "whole")
+    assert seen == [0, 1, 2, 3]
+    assert_same(resumed, whole)
+    assert without_seconds(progress.history) == without_seconds(expected.history)
+    assert (progress.best_epoch, progress.best_score) == (expected.best_epoch, expected.best_score)
+
+
+@pytest.mark.parametrize("other", ["settings", "data"])
+def test_a_checkpoint_of_something_else_is_named_and_set_aside(tiny, tmp_path, capsys, other):
+    config, path = tiny(), tmp_path / "checkpoint"
+    images = load_data(config, "")
+    mine = run(config, tmp_path / "mine")[0]
+    if other == "settings":
+        run(tiny(weight_decay=0.1), path)
+    else:
+        run(config, path, images=(images[0].take(torch.arange(80)), images[1]))
+    seen = []
+    again, _ = run(config, path, lambda row: seen.append(row["epoch"]))
+    assert seen == [0, 1]
+    assert_same(again, mine)
+    assert f"set aside {path} as checkpoint.damaged" in capsys.readouterr().out
+
+
+SOURCE = TrainingConfig(dataset="cifar100")
+CHANGES = {
+    "name": "pgd",
+    "network": "resnet20",
+    "dataset": "cifar100",
+    "train_size": 100,
+    "validation_size": 100,
+    "split_seed": 1,
+    "attack": PGD(),
+    "halves": "joint",
+    "epochs": 50,
+    "learning_rate": 0.2,
+    "momentum": 0.8,
+    "weight_decay": 1e-5,
+    "decay_epochs": (100, 150),
+    "batch_size": 100,
+    "selection": "last",
+    "precision": "bf16",
+    "seed": 1,
+    "source": SOURCE,
+    "strategy": "head",
+    "frozen_batch_norm": "freeze",
+}
+
+
+def changed(fields):
+    together = {"source": {"strategy": "all"}, "strategy": {"source": SOURCE}}
+    return [TrainingConfig(**together.get(k, {}) | {k: v}) for k, v in fields.items()]
+
+
+def test_every_field_changes_the_hash():
+    assert CHANGES.keys() == TrainingConfig.model_fields.keys()
+    deeper = [
+        TrainingConfig(attack=PGD(steps=10)),
+        TrainingConfig(attack=PGD(threat_model=ThreatModel(epsilon=EPSILON / 2))),
+        TrainingConfig(attack=PGD(random_start=True)),
+        TrainingConfig(source=SOURCE.model_copy(update={"seed": 3}), strategy="all"),
+        TrainingConfig(source=SOURCE.model_copy(update={"attack": PGD()}), strategy="all"),
+    ]
+    configs = [TrainingConfig(), *changed(CHANGES), *deeper]
+    assert len({config.hash for config in configs}) == len(configs)
+
+
+def test_equal_configurations_have_equal_hashes_also_through_json():
+    for config in changed(CHANGES):
+        again = TrainingConfig(**config.model_dump(mode="json"))
+        assert again == config and again.hash == config.hash
+    assert TrainingConfig(decay_epochs=[5], learning_rate=1) == TrainingConfig(
+        decay_epochs=(5,), learning_rate=1.0
+    )
+
+
+def test_fields_at_their_default_stay_out_of_the_hash():
+    nothing, seeded = (hashlib.sha256(t).hexdigest()[:16] for t in (b"{}", b'{"seed": 3}'))
+    assert TrainingConfig().hash == TrainingConfig(epochs=200).hash == nothing
+    assert TrainingConfig(seed=3).hash == seeded
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epochs": 0}, "epochs = 0: "),
+        ({"network": "vgg"}, "network = 'vgg': "),
+        ({"dataset": "mnist"}, "dataset = 'mnist': "),
+        ({"name": "my net"}, "name = 'my net': "),
+        ({"learning_rat": 1}, "unknown parameter learning_rat; known: attack, batch_size"),
+        ({"batch_size": 1}, "batch_size = 1: "),
+        ({"precision": "fp64"}, "precision = 'fp64': "),
+        ({"source": SOURCE}, "source and strategy go together"),
+        ({"strategy": "all"}, "source and strategy go together"),
+        ({"source": SOURCE, "strategy": "none"}, "strategy = 'none': allowed are all, head"),
+        (
+            {"source": SOURCE, "strategy": "all", "network": "resnet20"},
+            "network = 'resnet20': the source is resnet56",
+        ),
+    ],
+)
+def test_a_bad_configuration_is_refused_in_one_line(fields, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        TrainingConfig(**fields)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="validate() lets a train-mode attack move the statistics",
+)
+def test_validation_leaves_the_network_alone_also_with_a_train_mode_attack(tiny, model):
+    config = tiny(attack=PGD(steps=2, mode="train"))
+    before = copy.deepcopy(model.state_dict())
+    validate(model, config, load_data(config, "")[1])
+    assert_same(model.state_dict(), before)
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="attacked() puts frozen batch norm in train mode"
+)
+def test_frozen_statistics_stay_frozen_under_a_train_mode_attack(tiny, batch):
+    source = tiny(dataset="glyphs20")
+    config = tiny(
+        source=source, strategy="head", frozen_batch_norm="freeze", attack=PGD(mode="train")
+    )
+    model = initial_model(config, initial_model(source, None).state_dict())
+    before = copy.deepcopy(model.state_dict())
+    backward(model, config, *batch, Generator())
+    assert_same(model.state_dict(), before)
