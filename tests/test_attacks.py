@@ -221,6 +221,7 @@ def test_eval_mode_uses_and_leaves_the_running_statistics_and_train_mode_moves_t
     model = build("resnet8", 10, seed=1)
     before = copy.deepcopy(model.state_dict())
     in_eval = PGD(steps=2)(model, *batch)
+    fgsm(labels="predicted")(model, *batch)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     in_train = PGD(steps=2, mode="train")(model, *batch)
     assert not torch.equal(in_eval, in_train)

@@ -148,6 +148,15 @@ def test_embedded_tasks_need_no_folder():
     assert np.array_equal(loaded.pixels, pixels) and np.array_equal(loaded.labels, labels)
 
 
+def test_the_first_images_and_a_single_one_are_those_of_the_set():
+    images = data.load("glyphs10", "train", 20)
+    first = images.first(7)
+    assert first.fingerprint == data.load("glyphs10", "train", 7).fingerprint
+    pixels, labels = images.batch(13)
+    torch.testing.assert_close(pixels, images.pixels[13:14].float() / 255)
+    assert labels.tolist() == [images.labels[13].item()]
+
+
 def test_the_fingerprint_stands_for_pixels_and_labels():
     images = data.load("glyphs10", "train", 20)
     pixels, labels = images.pixels.clone(), images.labels.clone()

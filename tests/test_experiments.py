@@ -14,6 +14,7 @@ from robust_transfer.experiments import (
     inner_attack,
     read_profile,
     rows,
+    select,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -161,6 +162,11 @@ def test_a_flipped_oddity_reaches_the_training(table, field, value):
     assert transfer.hash != table["pgd-pgd-stage3"].config.hash
 
 
+def test_every_adversarial_network_is_attacked_in_the_chosen_mode():
+    attacks = [network.config.attack for network in grid(Profile(attack_mode="train"))]
+    assert {attack.mode for attack in attacks if attack} == {"train"}
+
+
 @pytest.mark.parametrize("change", [{"evaluation_steps": 20}, {"test_size": 100}])
 def test_how_networks_are_evaluated_does_not_change_their_training(table, change):
     profile = Profile(**change)
@@ -175,6 +181,18 @@ def test_an_unknown_parameter_is_named_with_the_known_ones(tmp_path):
     message = str(caught.value)
     assert "\n" not in message
     assert all(name in message for name in Profile.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("ids", "selected"),
+    [(["pgd-pgd-all", "nat"], ["nat", "pgd-pgd-all"]), (["surrogate"], ["surrogate"])],
+)
+def test_networks_are_selected_by_id_in_the_order_of_the_table(table, ids, selected):
+    everything = list(table.values())
+    assert [network.id for network in select(everything, ids)] == selected
+    assert select(everything, []) == everything
+    with pytest.raises(ValueError, match="^networks = 'pgd-all': allowed are cifar100-fgsm"):
+        select(everything, [*ids, "pgd-all"])
 
 
 def test_an_unknown_defence_is_named_with_the_known_ones():

@@ -83,6 +83,15 @@ def test_a_record_tells_what_was_trained_how_and_where(trained, family):
     assert all(content["provenance"].values())
 
 
+def test_the_validation_of_a_record_is_that_of_the_selected_epoch(store, tiny):
+    tried = (tiny(epochs=4, learning_rate=1.0, validation_size=100, seed=k) for k in range(20))
+    records_made = (store.get_or_train(config, "", CPU) for config in tried)
+    record = next(r for r in records_made if r.history.natural.idxmax() < 3)
+    natural = record.history.natural
+    assert record.content["selected_epoch"] == natural.idxmax()
+    assert record.content["validation"] == {"natural": natural.max(), "adversarial": None}
+
+
 def test_stored_weights_are_the_selected_ones_in_half_precision(trained, family, tmp_path):
     config = family["baseline"]
     best, _ = train(config, load_data(config, ""), CPU, tmp_path / "checkpoint")

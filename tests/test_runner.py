@@ -5,8 +5,9 @@ import shutil
 import pytest
 import torch
 from robust_transfer import runner as runner_module
-from robust_transfer.runner import Runner, estimate_seconds
-from robust_transfer.training import initial_model
+from robust_transfer.attacks import PGD
+from robust_transfer.runner import Runner, count_batches, time_batch, weights
+from robust_transfer.training import TrainingConfig, load_data
 
 
 def two_workers(folder):
@@ -138,9 +139,20 @@ def test_a_bad_setting_is_refused_in_one_line(fields, message):
         Runner(**fields)
 
 
-def test_more_epochs_and_attack_steps_are_estimated_longer(family):
-    config = family["baseline"]
-    short = estimate_seconds(config, initial_model(config, None), "", torch.device("cpu"))
-    longer = config.model_copy(update={"epochs": 300})
-    long = estimate_seconds(longer, initial_model(config, None), "", torch.device("cpu"))
-    assert 0 < 10 * short < long
+PASSES = {
+    "natural": ({}, 100 + 0.33 * 50),
+    "pgd": ({"attack": PGD(steps=7)}, (2 + 0.67 * 7) * 100 + (0.66 + 0.67 * 7) * 50),
+    "more epochs": ({"epochs": 6}, 3 * (100 + 0.33 * 50)),
+}
+
+
+@pytest.mark.parametrize(("changes", "images"), PASSES.values(), ids=PASSES.keys())
+def test_the_estimate_counts_every_pass_of_training_attack_and_validation(tiny, changes, images):
+    config = tiny(batch_size=25, **changes)
+    assert count_batches(config, 100, 50) == pytest.approx(2 * images / 25)
+
+
+def test_a_batch_takes_time_and_a_network_has_its_weights(tiny):
+    config = tiny()
+    assert time_batch(config, load_data(config, "")[0], torch.device("cpu")) > 0
+    assert weights(TrainingConfig()) == 853_018

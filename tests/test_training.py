@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm
 from robust_transfer.checkpoints import epochs_done
+from robust_transfer.data import training_batches
 from robust_transfer.experiments import Profile, grid
 from robust_transfer.models import build
 from robust_transfer.training import (
@@ -127,6 +128,42 @@ def test_an_epoch_is_plain_sgd_with_momentum_and_weight_decay(tiny, model):
         velocity = 0.7 * velocity + model.head.weight.grad + 0.3 * before
         torch.testing.assert_close(model.head.weight.detach(), before - 0.02 * velocity)
         before = model.head.weight.detach().clone()
+
+
+def test_a_run_steps_with_the_configured_momentum_and_weight_decay(tiny, tmp_path):
+    config = tiny(momentum=0.7, weight_decay=0.3, learning_rate=0.02, selection="last")
+    model = initial_model(config, None)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1, momentum=0.7, weight_decay=0.3)
+    for epoch in range(config.epochs):
+        train_epoch(model, optimizer, config, load_data(config, "")[0], epoch)
+    assert_same(run(config, tmp_path / "checkpoint")[0], model.state_dict())
+
+
+def test_every_seed_and_epoch_shuffles_its_own_way(tiny):
+    def first_batch(seed, epoch):
+        config, seen = tiny(seed=seed), []
+        model = build("resnet8", 10, seed=1)
+        model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1)
+        train_epoch(model, optimizer, config, load_data(config, "")[0], epoch)
+        return seen[0]
+
+    first = first_batch(0, 0)
+    assert torch.equal(first, first_batch(0, 0))
+    others = [first_batch(0, 1), first_batch(1, 0), first_batch(1, 1)]
+    assert len({batch.numpy().tobytes() for batch in (first, *others)}) == 4
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_images(tiny, model):
+    config = tiny(batch_size=40, learning_rate=1e-12)  # batches of 40, 40 and 16
+    images, _ = load_data(config, "")
+    twin = copy.deepcopy(model).train()
+    losses = [
+        F.cross_entropy(twin(pixels), labels, reduction="sum").item()
+        for pixels, labels in training_batches(images, 40, Generator().manual_seed(0))
+    ]
+    loss = train_epoch(model, torch.optim.SGD(model.parameters(), lr=1), config, images, 0)
+    assert loss == pytest.approx(sum(losses) / 96, rel=1e-5)
 
 
 PAPER_RATES = [(0, 0.1), (100, 0.1), (101, 0.01), (150, 0.01), (151, 0.001), (199, 0.001)]

@@ -81,6 +81,14 @@ class Images:
         """The images at ``indices``, as a set of their own."""
         return gather(self.pixels[indices], self.labels[indices])
 
+    def first(self, count: int) -> "Images":
+        """The first ``count`` images."""
+        return gather(self.pixels[:count], self.labels[:count])
+
+    def batch(self, index: int) -> tuple[Tensor, Tensor]:
+        """One image as a batch: float ``(1, 3, H, W)`` in [0, 1], and its label ``(1,)``."""
+        return to_float(self.pixels[index : index + 1]), self.labels[index : index + 1]
+
     def to(self, device: torch.device) -> "Images":
         """The same set on another device."""
         return Images(self.pixels.to(device), self.labels.to(device), self.fingerprint)
@@ -218,7 +226,7 @@ def training_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield shuffled, augmented float batches; a last batch of a single image is left out.
 
-    Batch norm cannot normalise over one value, so that one waits for another shuffle.
+    Batch norm would normalise that image by itself alone; it waits for another shuffle.
     """
     order = torch.randperm(len(images), generator=generator, device=images.labels.device)
     for chosen in order.split(size):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from robust_transfer.checks import one_of
 
+torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, on a GPU too
+
 
 class Normalise(nn.Module):
     """Map images from [0, 1] to [-1, 1]: mean 0.5 and deviation 0.5 per channel (paper A, §2.2)."""

@@ -1,6 +1,5 @@
 """The pipeline: execute the notebooks in order with papermill, then build the book from them."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ import nbformat
 import papermill
 import yaml
 
-from robust_transfer import experiments, figures, paths, records
+from robust_transfer import experiments, figures, paths, records, tables
 from robust_transfer.evaluation import find
 from robust_transfer.notebook import INJECTED
 
@@ -86,8 +85,9 @@ def build(profile: experiments.Profile) -> Path:
     paths.GENERATED.mkdir(parents=True, exist_ok=True)
     diagram = figures.pipeline(experiments.grid(profile))
     diagram.savefig(paths.GENERATED / "figure1.svg", metadata={"Date": None})
-    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", "-W", "-n", "--keep-going"]
-    done = subprocess.run([*command, str(paths.ROOT)], capture_output=True, text=True)
+    builder = Path(sys.executable).with_name("jupyter-book")
+    command = [str(builder), "build", "-W", "-n", "--keep-going", str(paths.ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
         problems = [line for line in log.splitlines() if "WARNING" in line or "ERROR" in line]
@@ -98,28 +98,33 @@ def build(profile: experiments.Profile) -> Path:
 
 
 def publish(profile: experiments.Profile, store: records.Store) -> Path:
-    """Copy the finished records and evaluations of a profile to ``book/results``.
+    """Copy the finished records of a profile to ``book/results``, with Table 1 and its heatmap.
 
     Raises:
         FileNotFoundError: a network or an evaluation is missing; names it.
     """
     target = paths.PUBLISHED / profile.profile
-    how = experiments.evaluation(profile)
-    for network in experiments.grid(profile):
-        record = store.find(network.config)
-        if record is None:
+    grid, how = experiments.grid(profile), experiments.evaluation(profile)
+    targets = experiments.rows(grid)
+    files: list[Path] = []
+    for network in grid:
+        if (record := store.find(network.config)) is None:
             raise FileNotFoundError(f"{network.id}: no finished record in {store.root}")
-        names = [records.RECORD, *record.content["sha256"]]
-        if network.role in ("baseline", "transfer"):
-            if find(store, network.config, how) is None:
-                raise FileNotFoundError(f"{network.id}: no evaluation in {store.root}")
-            names.append(f"evaluation-{how.hash}.json")
-        folder = target / record.folder.name
+        files += [record.folder / name for name in (records.RECORD, *record.content["sha256"])]
+    evaluations = []
+    for network in targets:
+        if (evaluation := find(store, network.config, how)) is None:
+            raise FileNotFoundError(f"{network.id}: no evaluation in {store.root}")
+        evaluations.append(evaluation)
+        files.append(store.folder(network.config) / f"evaluation-{how.hash}.json")
+    for file in files:
+        folder = target / file.parent.name
         folder.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            shutil.copyfile(record.folder / name, folder / name)
-    index = {
-        network.id: records.folder_name(network.config) for network in experiments.grid(profile)
-    }
-    (target / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+        shutil.copyfile(file, folder / file.name)
+    ours, theirs = tables.results(targets, evaluations), tables.paper(targets)
+    ours.drop(columns="label").round(6).to_csv(target / "table1.csv")
+    blocks = tables.heatmap_blocks("4", theirs)
+    figures.heatmaps({profile.profile: ours, "paper": theirs}, blocks).savefig(
+        target / "figure4.png", dpi=100
+    )
     return target

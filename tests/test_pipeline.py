@@ -1,0 +1,191 @@
+"""The whole way, for real: networks trained, notebooks executed, book built, and killed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from robust_transfer import paths, pipeline
+
+TINY = {"profile": "tiny", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}
+TINY |= {"transfer_epochs": 1, "training_steps": 2, "evaluation_steps": 2, "batch_size": 32}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the files that a clone would have, so that this tree stays as it is."""
+    copy = tmp_path_factory.mktemp("checkout")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.splitlines():
+        if (paths.ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((paths.ROOT / name).read_bytes())
+    return copy
+
+
+def start(checkout: Path, *arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(checkout / "src/lib")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "robust_transfer", *arguments],
+        cwd=checkout, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def weights(results: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in results.glob("*/weights.safetensors")}
+
+
+def accuracies(results: Path) -> dict[str, str]:
+    found = {}
+    for path in results.glob("*/evaluation-*.json"):
+        found[path.parent.name] = re.search(r'"outcomes": \{.*?\}', path.read_text(), re.S)[0]
+    return found
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, links to and shows."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.loads, self.links, self.images = [], [], []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if tag == "img":
+            self.images.append(found)
+        if tag in ("script", "img", "iframe") and found.get("src"):
+            self.loads.append(found["src"])
+        if tag == "link" and found.get("rel") in ("stylesheet", "preload", "icon"):
+            self.loads.append(found["href"])
+        if tag == "a" and found.get("href"):
+            self.links.append(found["href"])
+
+
+@pytest.fixture(scope="module")
+def smoke(checkout) -> Path:
+    finish(start(checkout, "run", "--profile", "smoke", "--results-dir", "fresh"))
+    return checkout
+
+
+def test_smoke_trains_and_evaluates_the_whole_grid(smoke):
+    assert len(weights(smoke / "fresh")) == 29
+    assert len(accuracies(smoke / "fresh")) == 25
+
+
+def test_smoke_shows_the_phenomenon(smoke):
+    finish(start(smoke, "publish", "--profile", "smoke", "--results-dir", "fresh"))
+    table = pd.read_csv(smoke / "book/results/smoke/table1.csv").set_index("id")
+    robust, natural = table["wb_pgd"], table["natural"]
+    assert natural["nat"] > 0.9 and robust["nat"] < 0.25
+    assert robust["pgd"] > 0.5 * natural["pgd"]
+    assert robust["pgd-pgd-all"] > robust["nat"] + 0.3
+    assert robust["nat"] - 0.05 < robust["pgd-nat-head"] < robust["pgd-pgd-all"]
+
+
+def test_book_pages_are_whole(smoke):
+    html = smoke / "_build/html"
+    pages = sorted((html / "book").rglob("*.html"))
+    assert {page.stem for page in pages} >= {
+        "intro", "methods", "protocol", "bibliography", "00_threat_models", "01_source",
+        "02_transfer", "03_evaluation", "04_figures", "05_explore",
+    }  # fmt: skip
+    for path in pages:
+        page = Page(path)
+        for target in page.loads:
+            assert not re.match(r"(https?:)?//", target), f"{path.name} loads {target}"
+        for target in page.loads + page.links:
+            local = target.split("#")[0].split("?")[0]
+            if local and not re.match(r"[a-z]+:", target):
+                assert (path.parent / local).exists(), f"{path.name}: {target}"
+        for image in page.images:
+            assert image.get("alt"), f"{path.name}: {image['src']} has no alt text"
+        assert str(smoke) not in path.read_text(), f"{path.name} shows a path of this machine"
+
+
+def test_book_says_what_made_its_numbers(smoke):
+    text = (smoke / "_build/html/book/_executed/04_figures.html").read_text()
+    assert "Profile smoke: resnet8, glyphs20 to glyphs10 with 1,400 training images" in text
+    assert "Profile smoke" in (smoke / "_build/html/book/intro.html").read_text()
+
+
+def test_killed_pipeline_continues_to_the_same_numbers(checkout):
+    profile = yaml.safe_load((checkout / "notebooks/profiles/smoke.yaml").read_text()) | TINY
+    (checkout / "tiny.yaml").write_text(yaml.safe_dump(profile))
+    arguments = ("run", "--profile", "tiny.yaml", "--results-dir")
+    process = start(checkout, *arguments, "killed")
+    records = []
+    while len(records) < 12 and process.poll() is None:  # in the middle of the transfers
+        time.sleep(0.2)
+        records = sorted((checkout / "killed").glob("*/record.json"))
+    for child in reversed(descendants(process.pid)):
+        os.kill(child, signal.SIGKILL)
+    process.wait()
+    assert 12 <= len(records) < 29
+    before = {path: path.stat().st_mtime_ns for path in records}
+    finish(start(checkout, *arguments, "killed"))
+    assert {path: path.stat().st_mtime_ns for path in records} == before
+    finish(start(checkout, *arguments, "whole"))
+    assert weights(checkout / "killed") == weights(checkout / "whole")
+    assert accuracies(checkout / "killed") == accuracies(checkout / "whole")
+
+
+def descendants(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True)
+    parents = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
+    found = [pid]
+    for process in found:
+        found += [child for child, parent in parents if parent == process]
+    return found
+
+
+def test_published_records_rebuild_the_book_without_training(checkout):
+    output = finish(start(checkout, "run", "--profile", "laptop", "--published"))
+    assert "training" not in output
+    assert not list((checkout / "results").glob("*/record.json"))
+    text = (checkout / "_build/html/book/intro.html").read_text()
+    assert "Profile laptop: resnet20, cifar100 to cifar10" in text
+
+
+def test_unknown_profile_is_named(checkout):
+    process = start(checkout, "run", "--profile", "huge")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.strip() == "error: profile = 'huge': allowed are laptop, paper, smoke, or a file"
+
+
+def test_missing_data_is_named_before_any_training(checkout):
+    process = start(checkout, "run", "--profile", "laptop", "--results-dir", "none")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "data_dir = '': cifar100 needs the folder of its images" in output.splitlines()[-1]
+    assert not (checkout / "none").exists() or not list((checkout / "none").glob("*/*"))
+
+
+def test_tidy_keeps_the_last_state_of_a_bar_and_no_path_of_this_machine():
+    text = f" 0%|  |\r50%|# |\r100%|##|\nwrote {paths.ROOT}/results/a\n"
+    cell = nbformat.v4.new_code_cell(
+        "# Parameters\nseed = 1",
+        metadata={"papermill": {"duration": 1}, "execution": {}},
+        outputs=[nbformat.v4.new_output("stream", name="stdout", text=text)],
+    )
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"path": "/x"}})
+    pipeline.tidy(notebook)
+    assert notebook.metadata == {}
+    assert cell.metadata == {"tags": ["hide-input"]}
+    assert cell.outputs[0].text == "100%|##|\nwrote results/a\n"

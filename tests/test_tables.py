@@ -1,0 +1,112 @@
+import numpy as np
+import pandas as pd
+import pytest
+from robust_transfer import experiments, figures, tables
+from robust_transfer.evaluation import COLUMNS, Evaluation
+
+ROWS = experiments.rows(experiments.grid(experiments.Profile()))
+
+
+@pytest.fixture
+def paper() -> pd.DataFrame:
+    return tables.paper(ROWS)
+
+
+def evaluation(hits: list[int]) -> Evaluation:
+    outcomes = {column: np.array(hits, dtype=bool) for column in COLUMNS}
+    return Evaluation(outcomes, {"n": len(hits)})
+
+
+def test_paper_table_is_found_by_network(paper):
+    assert paper.loc["pgd-pgd-all", "wb_pgd"] == pytest.approx(0.413)
+    assert paper.loc["fgsm_no_ll", "wb_fgsm"] == pytest.approx(0.885)
+    assert paper.loc["pgd-nat-stage3", "natural"] == pytest.approx(0.846)
+    assert paper[list(COLUMNS)].notna().all(axis=None)
+
+
+def test_tolerances_are_those_of_the_protocol(paper):
+    agrees = tables.within_tolerance(paper, paper)
+    assert agrees.notna().sum().to_dict() == {
+        "natural": 25, "bb_fgsm": 25, "bb_pgd": 25, "wb_fgsm": 17, "wb_pgd": 22,
+    }  # fmt: skip
+    assert agrees.stack().dropna().all()
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "shift", "agrees"),
+    [
+        ("nat", "natural", 0.019, True),
+        ("nat", "natural", 0.021, False),
+        ("pgd", "wb_pgd", 0.029, True),
+        ("pgd", "wb_pgd", -0.031, False),
+        ("nat", "wb_pgd", 0.049, True),
+        ("nat", "wb_pgd", 0.051, False),
+        ("nat", "bb_pgd", 0.079, True),
+        ("pgd", "bb_pgd", 0.041, False),
+        ("nat", "wb_fgsm", 0.059, True),
+        ("pgd", "wb_fgsm", 0.031, False),
+    ],
+)
+def test_cell_outside_its_tolerance_is_told(paper, row, column, shift, agrees):
+    ours = paper.copy()
+    ours.loc[row, column] += shift
+    assert tables.within_tolerance(ours, paper).loc[row, column] == agrees
+
+
+def test_agreement_of_a_reversed_table_is_negative(paper):
+    ours = paper.copy()
+    ours[list(COLUMNS)] = 1 - ours[list(COLUMNS)]
+    assert tables.agreement(paper, paper)["rank correlation"].to_list() == pytest.approx([1] * 5)
+    assert tables.agreement(ours, paper)["rank correlation"].to_list() == pytest.approx([-1] * 5)
+
+
+def test_paired_difference_knows_that_images_are_the_same():
+    first, second = evaluation([1, 1, 1, 0] * 25), evaluation([1, 1, 0, 0] * 25)
+    mean, low, high = tables.paired_difference(first, second, "wb_pgd")
+    half = 1.96 * np.std([0, 0, 1, 0] * 25, ddof=1) / 10
+    assert (mean, low, high) == pytest.approx((0.25, 0.25 - half, 0.25 + half))
+
+
+@pytest.mark.parametrize(
+    ("figure", "sizes"),
+    [
+        ("2", [3, 3, 3, 3]),
+        ("3", [4, 1, 2, 2, 2]),
+        ("4", [4, 7, 7, 7]),
+        ("5 fgsm", [2, 3, 3, 3]),
+        ("5 pgd", [1, 3, 3, 3]),
+    ],
+)
+def test_heatmap_blocks_are_the_papers(paper, figure, sizes):
+    blocks = tables.heatmap_blocks(figure, paper)
+    assert [len(block) for block in blocks] == sizes
+    assert len({row for block in blocks for row in block}) == sum(sizes)
+
+
+def test_heatmap_is_normalised_per_column_over_the_rows_shown(paper):
+    shown = paper.loc[["nat", "pgd", "fgsm"]]
+    values = figures.normalised(shown)
+    assert values.min().to_list() == [0] * 5 and values.max().to_list() == [1] * 5
+    assert values.loc["fgsm", "natural"] == pytest.approx((87.1 - 83.9) / (92.5 - 83.9))
+    assert figures.normalised(shown.iloc[:1]).to_numpy().tolist() == [[1] * 5]
+
+
+def test_heatmap_has_a_panel_per_table_and_a_red_line_between_blocks(paper):
+    blocks = tables.heatmap_blocks("2", paper)
+    figure = figures.heatmaps({"ours": paper, "paper": paper}, blocks)
+    assert [axis.get_title() for axis in figure.axes] == ["ours", "paper"]
+    lines = [segment for c in figure.axes[0].collections[1:] for segment in c.get_segments()]
+    assert len(lines) == 3 + 2
+    assert len(figure.axes[0].texts) == 12 * 5
+
+
+def test_labels_are_the_papers_names():
+    labels = {row.id: row.label for row in ROWS}
+    assert labels["pgd-nat-stage3"] == "R<sub>pgd→nat</sub> 18"
+    assert labels["fgsm_no_ll"] == "R<sub>fgsm_no_ll</sub>"
+    assert figures.mathtext(labels["pgd-nat-stage3"]) == r"$R_{\mathrm{pgd{\to}nat}}$ 18"
+
+
+def test_trained_weights_are_the_papers():
+    table = tables.strategies(experiments.Profile())
+    assert table["trained weights"].to_list() == ["650", "648,074", "853,018"]
