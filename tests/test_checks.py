@@ -84,11 +84,6 @@ def test_black_and_white_are_in_range_and_a_hair_beyond_is_not():
             image_batch(images, labels)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="image_batch() does not look at the labels' type",
-)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int32])
 def test_labels_of_another_type_are_named(dtype):
     with pytest.raises(ValueError, match="labels are torch"):

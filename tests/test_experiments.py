@@ -191,7 +191,7 @@ def test_networks_are_selected_by_id_in_the_order_of_the_table(table, ids, selec
     everything = list(table.values())
     assert [network.id for network in select(everything, ids)] == selected
     assert select(everything, []) == everything
-    with pytest.raises(ValueError, match="^networks = 'pgd-all': allowed are cifar100-fgsm"):
+    with pytest.raises(ValueError, match=r"^networks = 'pgd-all': allowed are cifar100-fgsm"):
         select(everything, [*ids, "pgd-all"])
 
 

@@ -179,13 +179,17 @@ def test_missing_data_is_named_before_any_training(checkout):
 
 def test_tidy_keeps_the_last_state_of_a_bar_and_no_path_of_this_machine():
     text = f" 0%|  |\r50%|# |\r100%|##|\nwrote {paths.ROOT}/results/a\n"
+    default = nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})
     cell = nbformat.v4.new_code_cell(
         "# Parameters\nseed = 1",
         metadata={"papermill": {"duration": 1}, "execution": {}},
         outputs=[nbformat.v4.new_output("stream", name="stdout", text=text)],
     )
-    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"path": "/x"}})
+    notebook = nbformat.v4.new_notebook(
+        cells=[default, cell], metadata={"papermill": {"path": "/x"}}
+    )
     pipeline.tidy(notebook)
     assert notebook.metadata == {}
+    assert default.metadata == {"tags": ["parameters", "hide-input"]}
     assert cell.metadata == {"tags": ["hide-input"]}
     assert cell.outputs[0].text == "100%|##|\nwrote results/a\n"

@@ -405,11 +405,6 @@ def test_a_bad_configuration_is_refused_in_one_line(fields, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="validate() lets a train-mode attack move the statistics",
-)
 def test_validation_leaves_the_network_alone_also_with_a_train_mode_attack(tiny, model):
     config = tiny(attack=PGD(steps=2, mode="train"))
     before = copy.deepcopy(model.state_dict())
@@ -417,9 +412,6 @@ def test_validation_leaves_the_network_alone_also_with_a_train_mode_attack(tiny,
     assert_same(model.state_dict(), before)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="attacked() puts frozen batch norm in train mode"
-)
 def test_frozen_statistics_stay_frozen_under_a_train_mode_attack(tiny, batch):
     source = tiny(dataset="glyphs20")
     config = tiny(

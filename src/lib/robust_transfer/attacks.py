@@ -48,8 +48,8 @@ class PGD(Config):
         random_start: begin at a uniform point of the ball (Madry et al.); paper A does not.
         labels: ``true`` labels, or the ones the model ``predicted`` for the clean images, which
             keeps an FGSM-trained network from reading the label off the perturbation.
-        mode: batch norm during the attack: ``eval`` uses running statistics; ``train`` uses
-            those of the batch, and moves the running ones with every pass.
+        mode: batch norm during the attack: ``eval`` uses running statistics, ``train`` those of
+            the batch; the running ones stay as they are.
     """
 
     threat_model: ThreatModel = ThreatModel()
@@ -122,11 +122,15 @@ def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 @contextmanager
 def in_mode(model: nn.Module, mode: Literal["eval", "train"]) -> Iterator[None]:
-    """Put a model in a mode, and every module back into its own afterwards."""
-    before = [(module, module.training) for module in model.modules()]
+    """Put a model in a mode; afterwards modes and running statistics are as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    moved = list(model.buffers()) if mode == "train" else []
+    statistics = [buffer.clone() for buffer in moved]
     model.train(mode == "train")
     try:
         yield
     finally:
-        for module, training in before:
+        for module, training in modes:
             module.training = training
+        for buffer, before in zip(moved, statistics, strict=True):
+            buffer.copy_(before)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
@@ -52,13 +53,15 @@ def one_of(parameter: str, value: str, allowed: Collection[str]) -> None:
 
 
 def image_batch(images: Tensor, labels: Tensor) -> None:
-    """Raise ValueError unless images are float ``(N, 3, H, W)`` in [0, 1] with ``N`` labels."""
+    """Raise ValueError unless images are float ``(N, 3, H, W)`` in [0, 1], labels int64 (N)."""
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images have shape {tuple(images.shape)}: allowed is (N, 3, H, W)")
     if not images.is_floating_point():
         raise ValueError(f"images are {images.dtype}: allowed is floating point in [0, 1]")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"labels have shape {tuple(labels.shape)}: allowed is ({len(images)},)")
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels are {labels.dtype}: allowed is torch.int64")
     low, high = (images.min().item(), images.max().item()) if images.numel() else (0.0, 1.0)
     if not (low >= 0 and high <= 1):
         raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]: allowed is [0, 1]")

@@ -3,6 +3,7 @@
 import base64
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -150,19 +151,34 @@ def black_box_examples(
     store: records.Store, config: EvaluationConfig, data_dir: str, device: torch.device
 ) -> dict[str, Tensor]:
     """Adversarial images of the surrogate, made once per store and kept beside its record."""
+    weights = weights_of(store, config.surrogate)
     folder = store.folder(config.surrogate)
-    path = folder / f"examples-{config.hash}.safetensors"
+    path = folder / f"examples-{config.hash}-{weights[:16]}.safetensors"
+    seal = path.with_suffix(".json")
     with records.lock(folder):
-        if not path.exists():
+        checksum = store.read_sealed(seal)
+        if checksum is None or not path.exists() or records.sha256(path) != checksum["sha256"]:
             model = store.model(config.surrogate, device)
-            images = test_images(config, data_dir)
+            images = test_images(config, data_dir).to(device)
             made: dict[str, list[Tensor]] = {name: [] for name in config.attacks}
-            for batch, labels in images.to(device).batches(BATCH):
+            for batch, labels in images.batches(BATCH):
                 for name, attack in config.attacks.items():
                     made[name].append(attack(model, batch, labels).cpu().contiguous())
             tensors = {name: torch.cat(parts) for name, parts in made.items()}
             write_atomically(path, safetensors.torch.save(tensors))
+            records.write_sealed(seal, {"sha256": records.sha256(path)})
     return safetensors.torch.load_file(path)
+
+
+def weights_of(store: records.Store, network: TrainingConfig) -> str:
+    """Checksum of a finished network's published weights.
+
+    Raises:
+        FileNotFoundError: the network has no record yet.
+    """
+    if (record := store.find(network)) is None:
+        raise FileNotFoundError(f"{store.folder(network)}: no finished record of {network.name}")
+    return record.content["sha256"][records.WEIGHTS]
 
 
 def get_or_evaluate(
@@ -175,7 +191,6 @@ def get_or_evaluate(
     """Return the stored evaluation of a finished network, or make and store it."""
     if (found := find(store, network, config)) is not None:
         return found
-    record = store.find(network)
     images = test_images(config, data_dir)
     black_box = black_box_examples(store, config, data_dir, device)
     started = time.perf_counter()
@@ -184,7 +199,8 @@ def get_or_evaluate(
     content = {
         "config": config.model_dump(mode="json"),
         "network": network.hash,
-        "weights": record.content["sha256"][records.WEIGHTS],
+        "weights": weights_of(store, network),
+        "surrogate": weights_of(store, config.surrogate),
         "n": len(images),
         "accuracies": {column: float(measured[column].mean()) for column in COLUMNS},
         "outcomes": {column: pack(measured[column]) for column in COLUMNS},
@@ -199,13 +215,13 @@ def get_or_evaluate(
 def find(
     store: records.Store, network: TrainingConfig, config: EvaluationConfig
 ) -> Evaluation | None:
-    """The stored evaluation of a network's published weights, or None."""
-    record = store.find(network)
-    if record is None:
+    """The stored evaluation of the published weights of network and surrogate, or None."""
+    if store.find(network) is None or store.find(config.surrogate) is None:
         return None
+    weights = weights_of(store, network), weights_of(store, config.surrogate)
     for layer in store.layers:
-        content = records.read_sealed(_path(layer / records.folder_name(network), config))
-        if content is not None and content["weights"] == record.content["sha256"][records.WEIGHTS]:
+        content = store.read_sealed(_path(layer / records.folder_name(network), config))
+        if content is not None and (content["weights"], content["surrogate"]) == weights:
             packed = content["outcomes"]
             return Evaluation({k: unpack(v, content["n"]) for k, v in packed.items()}, content)
     return None
@@ -247,5 +263,5 @@ def doubts(evaluation: Evaluation, margin: float = 0.01) -> list[str]:
     return [f"{text} by {100 * gap:.1f} points" for text, gap in checks.items() if gap > margin]
 
 
-def _path(folder, config: EvaluationConfig):
+def _path(folder: Path, config: EvaluationConfig) -> Path:
     return folder / f"evaluation-{config.hash}.json"

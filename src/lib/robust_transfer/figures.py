@@ -164,7 +164,9 @@ def attack_examples(rows: dict[str, Tensor], captions: dict[str, Sequence[str]])
     figure, axes = _subplots(len(rows), count, (1.45 * count, 1.75 * len(rows)))
     for line, (title, images) in zip(axes, rows.items(), strict=True):
         for axis, image, caption in zip(line, images, captions[title], strict=True):
-            axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest", vmin=0, vmax=1)
+            axis.imshow(
+                image.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest", vmin=0, vmax=1
+            )
             axis.set_xlabel(caption, fontsize=8)
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(title, fontsize=9)
@@ -217,11 +219,12 @@ def pipeline(table: Sequence[Network]) -> Figure:
     _box(axis, 7.3, rows / 2 + 1.5, "black-box\nFGSM, PGD", "#eeeeee")
     _box(axis, 7.3, rows - 1, "surrogate", "#f5e6c8")
     _arrow(axis, (8.15, rows - 1.4), (8.15, rows / 2 + 1.9), "0.3")
+    axis.plot((5.4, 5.5, 5.5, 5.4), (-0.3, -0.3, rows - 0.7, rows - 0.7), color="0.3", lw=1.3)
     for y in (rows / 2 - 2.5, rows / 2 - 0.5, rows / 2 + 1.5):
-        _arrow(axis, (5.3, rows / 2 - 0.5), (7.3, y), "0.3")
-    dataset = sources["nat"].config.dataset
-    for x, text in ((0.85, f"sources on {dataset}"), (2.65, "new head,\nretrain"),
-                    (4.45, "25 target networks"), (8.15, "evaluation")):  # fmt: skip
+        _arrow(axis, (5.5, rows / 2 - 0.5), (7.3, y), "0.3")
+    source, target = sources["nat"].config.dataset, table[-1].config.dataset
+    for x, text in ((0.85, f"sources on {source}"), (2.65, "new head,\nretrain"),
+                    (4.45, f"targets on {target}"), (8.15, "evaluation")):  # fmt: skip
         axis.text(x, -0.85, text, ha="center", va="center", fontsize=9, style="italic")
     axis.text(3.4, rows - 2.5, "from\nscratch", ha="right", va="center", fontsize=9, style="italic")
     return figure

@@ -65,15 +65,16 @@ def execute(name: str, parameters: dict[str, object]) -> None:
 def tidy(notebook: nbformat.NotebookNode) -> None:
     """Make an executed notebook fit to publish, in place.
 
-    Paths and times of this machine go, injected parameters are folded away, and of a progress bar
-    only its last state stays.
+    Paths and times of this machine go, parameters are folded away, and of a progress bar only its
+    last state stays.
     """
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-        if cell.source.startswith(INJECTED):
-            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-input"]
+        tags = cell.metadata.get("tags", [])
+        if cell.source.startswith(INJECTED) or "parameters" in tags:
+            cell.metadata["tags"] = [*tags, "hide-input"]
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
                 lines = (line.rstrip("\r").split("\r")[-1] for line in output.text.split("\n"))

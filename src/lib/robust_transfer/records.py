@@ -65,27 +65,47 @@ class Store:
         """The finished record of ``config``, or None; a damaged one is named and set aside."""
         for layer in self.layers:
             folder = layer / folder_name(config)
-            content = read_sealed(folder / RECORD)
+            content = self.read_sealed(folder / RECORD)
             if content is not None and self._whole(folder, content, config):
                 return Record(folder, content)
         return None
 
     def _whole(self, folder: Path, content: dict, config: TrainingConfig) -> bool:
         if TrainingConfig(**content["config"]) != config:
-            set_aside(folder / RECORD, "its configuration is another one")
+            self._reject(folder / RECORD, "its configuration is another one")
             return False
         for name, checksum in content["sha256"].items():
             path = folder / name
             if not path.exists():
-                set_aside(folder / RECORD, f"{name} is missing")
+                self._reject(folder / RECORD, f"{name} is missing")
                 return False
             if sha256(path) != checksum:
-                set_aside(path, "its checksum is not the one in the record")
+                self._reject(path, "its checksum is not the one in the record")
                 return False
         if config.source is not None:
             source = self.find(config.source)
             return source is not None and source.content["sha256"][WEIGHTS] == content["source"]
         return True
+
+    def read_sealed(self, path: Path) -> dict | None:
+        """Read a sealed JSON record; None if there is none, or a damaged one, which is named."""
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_text())
+            if content.pop("seal") != _seal(content):
+                raise ValueError("its content was altered")
+        except (ValueError, KeyError, AttributeError) as error:
+            self._reject(path, f"not a whole record ({error})")
+            return None
+        return content
+
+    def _reject(self, path: Path, reason: str) -> None:
+        """Name a damaged file; set it aside where it is ours to write."""
+        if path.is_relative_to(self.root):
+            set_aside(path, reason)
+        else:
+            pass_over(path, reason)
 
     def get_or_train(
         self,
@@ -118,6 +138,7 @@ class Store:
     def _finish(self, config, best, progress, images, device, source_state) -> None:
         """Write weights and history, and last the record that vouches for them."""
         folder = self.folder(config)
+        (folder / RECORD).unlink(missing_ok=True)  # an outdated one must not judge the new files
         weights = published(best)
         if source_state is not None:
             weights = {k: v for k, v in weights.items() if not same(v, source_state.get(k))}
@@ -179,18 +200,10 @@ def write_sealed(path: Path, content: dict) -> None:
     write_atomically(path, (json.dumps(sealed, indent=1) + "\n").encode())
 
 
-def read_sealed(path: Path) -> dict | None:
-    """Read a sealed JSON record; None if there is none, or it is damaged and was set aside."""
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text())
-        if content.pop("seal") != _seal(content):
-            raise ValueError("its content was altered")
-    except (ValueError, KeyError, AttributeError) as error:
-        set_aside(path, f"not a whole record ({error})")
-        return None
-    return content
+@cache
+def pass_over(path: Path, reason: str) -> None:
+    """Say once that a damaged published file is not used."""
+    print(f"passed over {path}: {reason}; it is computed anew", flush=True)
 
 
 def provenance(device: torch.device) -> dict:

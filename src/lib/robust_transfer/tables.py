@@ -29,7 +29,6 @@ def trainings(networks: list[Network], found: list[Record]) -> pd.DataFrame:
                 "natural": percent(validation["natural"]),
                 "adversarial": percent(validation["adversarial"]),
                 "minutes": f"{record.content['seconds'] / 60:.1f}",
-                "device": record.content["provenance"]["device"],
             }
         )
     return pd.DataFrame(table).set_index("network")
@@ -70,6 +69,7 @@ def percent(share: float | None) -> str:
 
 def html(table: pd.DataFrame) -> HTML:
     """Show a table in a notebook, network labels with their subscripts."""
+    table = table.rename_axis(None)
     return HTML(table.to_html(escape=False, float_format="{:.1f}".format, border=0))
 
 
