@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+
 from robust_transfer import embedded
 from robust_transfer.attacks import PGD
 from robust_transfer.evaluation import EvaluationConfig

@@ -2,12 +2,14 @@
 
 import copy
 
+import foolbox
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Generator, nn
+
 from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm, in_mode, input_gradient
 from robust_transfer.models import build
-from torch import Generator, nn
 
 ATTACKS = {
     "fgsm": fgsm(),
@@ -127,7 +129,6 @@ def test_the_gradient_is_that_of_the_summed_cross_entropy(middle):
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd"])
 def test_attacks_agree_with_foolbox(trained, family, batch, name):
-    foolbox = pytest.importorskip("foolbox")
     model = trained.model(family["baseline"])
     images, labels = batch
     theirs = {
@@ -225,6 +226,11 @@ def test_modes_differ_in_the_statistics_used_and_neither_moves_the_running_ones(
     in_train = PGD(steps=2, mode="train")(model, *batch)
     assert not torch.equal(in_eval, in_train)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_random_start_without_a_generator_is_refused(batch):
+    with pytest.raises(ValueError, match=r"^generator = None: a random start needs one"):
+        PGD(random_start=True)(build("resnet8", 10, seed=1), *batch)
 
 
 GOOD, LABELS = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 import torch
+
 from robust_transfer.attacks import PGD
 from robust_transfer.checkpoints import (
     Progress,

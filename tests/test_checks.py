@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 import torch
 from pydantic import Field
+
 from robust_transfer.checks import Config, config_hash, image_batch, one_of
 
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from robust_transfer import data, embedded
 from torch import Generator
+
+from robust_transfer import data, embedded
 
 
 def drawn(count, seed=0):

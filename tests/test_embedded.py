@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from robust_transfer import embedded
 from robust_transfer.attacks import EPSILON
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+
 from robust_transfer import data, evaluation, records
 from robust_transfer.attacks import PGD, ThreatModel, fgsm
 from robust_transfer.checkpoints import write_atomically

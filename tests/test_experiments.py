@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
+
 from robust_transfer.attacks import PGD, ThreatModel, fgsm
 from robust_transfer.experiments import (
     DEFENCES,

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from robust_transfer.models import NETWORKS, BasicBlock, build
 from torch import nn
+
+from robust_transfer.models import NETWORKS, BasicBlock, build
 
 
 def weights(model):

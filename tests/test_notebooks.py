@@ -5,6 +5,7 @@ import nbformat
 import papermill
 import pytest
 import yaml
+
 from robust_transfer import notebook, paths
 from robust_transfer.experiments import Profile
 from robust_transfer.runner import Runner

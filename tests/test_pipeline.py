@@ -13,6 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+
 from robust_transfer import paths, pipeline
 
 TINY = {"profile": "tiny", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import safetensors.torch
 import torch
+
 from robust_transfer import records
 from robust_transfer.checkpoints import published, write_atomically
 from robust_transfer.records import HISTORY, RECORD, WEIGHTS, Store, write_sealed

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+
 from robust_transfer import runner as runner_module
 from robust_transfer.attacks import PGD
 from robust_transfer.runner import Runner, count_batches, time_batch, weights
@@ -60,7 +61,7 @@ def test_a_failure_is_named_with_what_needs_it_and_costs_nothing_else(
     runner = two_workers(tmp_path)
     with pytest.raises(RuntimeError, match="2 of 5 networks failed: ") as caught:
         runner.train([heir, family["transfer"], family["baseline"]])
-    assert "wild: wild: loss is nan in epoch 0" in str(caught.value)
+    assert "wild: loss is nan in epoch 0" in str(caught.value)
     assert "heir needs wild" in str(caught.value)
     for config in (wild, heir):
         assert runner.store.find(config) is None

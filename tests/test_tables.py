@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+
 from robust_transfer import experiments, figures, tables
 from robust_transfer.evaluation import COLUMNS, Evaluation
 

@@ -6,6 +6,8 @@ import hashlib
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Generator, nn
+
 from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm
 from robust_transfer.checkpoints import epochs_done
 from robust_transfer.data import training_batches
@@ -22,7 +24,6 @@ from robust_transfer.training import (
     train_epoch,
     validate,
 )
-from torch import Generator, nn
 
 CPU = torch.device("cpu")
 PGD2 = PGD(steps=2)
@@ -274,9 +275,17 @@ def test_convolutions_run_in_the_configured_precision(tiny, model, batch):
 
 def test_divergence_names_the_epoch_and_keeps_the_checkpoint_before(tiny, tmp_path):
     config = tiny(name="wild", learning_rate=1e30, batch_size=96, epochs=3)  # one step an epoch
-    with pytest.raises(TrainingDiverged, match=r"^wild: loss is nan in epoch 1; lower learning"):
+    with pytest.raises(TrainingDiverged, match=r"^loss is nan in epoch 1; lower learning"):
         run(config, tmp_path / "checkpoint")
     assert epochs_done(tmp_path / "checkpoint") == 1
+
+
+def test_weights_that_the_last_step_blew_up_are_not_kept(tiny, tmp_path):
+    steep = {"learning_rate": 1e38, "weight_decay": 100}  # beyond float32 after one step
+    config = tiny(batch_size=96, epochs=1, **steep)
+    with pytest.raises(TrainingDiverged, match=r"^weights are not finite in epoch 0"):
+        run(config, tmp_path / "checkpoint")
+    assert epochs_done(tmp_path / "checkpoint") == 0
 
 
 RESUMED = {

@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+
 from robust_transfer.attacks import PGD
 from robust_transfer.models import build
 from robust_transfer.training import initial_model, load_data, train
 from robust_transfer.transfer import STRATEGIES, train_mode, trainable_weights, transplant
-from torch import nn
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 

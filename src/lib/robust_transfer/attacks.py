@@ -74,9 +74,12 @@ class PGD(Config):
             Adversarial images, like ``images``, inside the ball and in [0, 1].
 
         Raises:
-            ValueError: images or labels of the wrong shape, type or range.
+            ValueError: images or labels of the wrong shape, type or range; a random start
+                without a generator.
         """
         image_batch(images, labels)
+        if self.random_start and generator is None:
+            raise ValueError("generator = None: a random start needs one")
         with in_mode(model, self.mode):
             return self.perturb(model, images, labels, generator)
 

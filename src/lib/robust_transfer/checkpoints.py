@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,9 +38,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OSError(
                 error.errno,
                 f"{path}: the disk is full; free {len(content)} bytes and run again, "
@@ -108,14 +109,15 @@ def epochs_done(path: Path) -> int:
     try:
         with safetensors.safe_open(path, "pt") as file:
             return len(json.loads(file.metadata()["progress"])["history"])
-    except (OSError, safetensors.SafetensorError):
+    except (OSError, safetensors.SafetensorError, TypeError, KeyError, ValueError):
         return 0
 
 
 def set_aside(path: Path, reason: str) -> None:
     """Rename a damaged file out of the way and say so, so that it is computed anew."""
     aside = path.with_name(f"{path.name}.damaged")
-    os.replace(path, aside)
+    with suppress(FileNotFoundError):  # another process found it first
+        os.replace(path, aside)
     print(f"set aside {path} as {aside.name}: {reason}; it is computed anew", flush=True)
 
 

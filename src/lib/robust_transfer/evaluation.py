@@ -221,7 +221,7 @@ def find(
     weights = weights_of(store, network), weights_of(store, config.surrogate)
     for layer in store.layers:
         content = store.read_sealed(_path(layer / records.folder_name(network), config))
-        if content is not None and (content["weights"], content["surrogate"]) == weights:
+        if content is not None and (content["weights"], content.get("surrogate")) == weights:
             packed = content["outcomes"]
             return Evaluation({k: unpack(v, content["n"]) for k, v in packed.items()}, content)
     return None

@@ -220,13 +220,13 @@ def _training(profile: Profile, **fields) -> TrainingConfig:
 
 
 def read_profile(path: Path | str) -> Profile:
-    """Read a papermill parameter file; the parameters that say where to run are left out.
+    """Read the profile in a papermill parameter file, which says nothing of where to run.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: an unknown parameter or a value that is not allowed.
     """
-    return Profile(**yaml.safe_load(Path(path).read_text()))
+    return Profile(**(yaml.safe_load(Path(path).read_text()) or {}))
 
 
 def departures(profile: Profile) -> dict[str, tuple[object, object]]:

@@ -24,7 +24,7 @@ VALIDATION_BATCH = 500
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss of an epoch was not finite; the checkpoint holds the epoch before."""
+    """Loss or weights of an epoch were not finite; the checkpoint holds the epoch before."""
 
 
 class TrainingConfig(Config):
@@ -95,6 +95,10 @@ class TrainingConfig(Config):
             one_of("strategy", self.strategy, transfer.STRATEGIES)
             if self.source.network != self.network:
                 raise ValueError(f"network = {self.network!r}: the source is {self.source.network}")
+            if self.strategy == "stage3" and not self.network.startswith("resnet"):
+                raise ValueError(
+                    f"strategy = 'stage3': {self.network} has no third stage to retrain"
+                )
         return self
 
     @property
@@ -148,7 +152,7 @@ def train(
         accuracies in [0, 1]; ``adversarial`` is None for natural training).
 
     Raises:
-        TrainingDiverged: a loss that is not finite; names the epoch.
+        TrainingDiverged: a loss or weights that are not finite; names the epoch.
     """
     training, validation = (part.to(device) for part in images)
     model = initial_model(config, source_state).to(device)
@@ -163,10 +167,11 @@ def train(
     for epoch in range(len(progress.history), config.epochs):
         started = time.perf_counter()
         loss = train_epoch(model, optimizer, config, training, epoch)
-        if not math.isfinite(loss):
+        finite = all(p.isfinite().all() for p in model.parameters())
+        if not (math.isfinite(loss) and finite):
+            what = "weights are not finite" if math.isfinite(loss) else f"loss is {loss}"
             raise TrainingDiverged(
-                f"{config.name}: loss is {loss} in epoch {epoch}; "
-                f"lower learning_rate = {config.learning_rate}"
+                f"{what} in epoch {epoch}; lower learning_rate = {config.learning_rate}"
             )
         natural, adversarial = validate(model, config, validation)
         row = {
