@@ -104,9 +104,6 @@ def test_stored_weights_are_the_selected_ones_in_half_precision(trained, family,
         trained.state(config),
         {k: v.float() if v.is_floating_point() else v for k, v in rounded.items()},
     )
-    assert trained.find(config).content["weights"] == sum(
-        v.numel() for v in best.values() if v.is_floating_point()
-    )
 
 
 STORED = {

@@ -12,7 +12,9 @@ import yaml
 
 from robust_transfer import experiments, figures, paths, records, tables
 from robust_transfer.evaluation import find
-from robust_transfer.notebook import INJECTED
+from robust_transfer.notebook import INJECTED, settings
+from robust_transfer.runner import Runner
+from robust_transfer.training import load_data
 
 EXPERIMENT = ("01_source", "02_transfer", "03_evaluation", "04_figures")
 """Run at the scale of the profile asked for."""
@@ -31,16 +33,21 @@ def run(profile: Path, where: dict[str, object]) -> Path:
         The book's first page.
 
     Raises:
-        ValueError, FileNotFoundError: a profile that is not valid, before anything runs.
+        ValueError, FileNotFoundError: a profile that is not valid, or data that is not there,
+            before anything runs.
         papermill.PapermillExecutionError: a cell failed; the notebook so far is in
             ``book/_executed``.
         RuntimeError: the book does not build cleanly.
     """
-    experiments.read_profile(profile)
+    protocol = experiments.read_profile(profile)
+    fields = protocol.model_dump() | Runner().model_dump() | where
+    _, runner = settings(fields)
+    for config in runner.missing([network.config for network in experiments.grid(protocol)]):
+        load_data(config, runner.data_dir)  # now, not after the first notebooks
     for name in sorted(EXPERIMENT + DEMONSTRATIONS):
         chosen = profile if name in EXPERIMENT else paths.PROFILES / "smoke.yaml"
         execute(name, yaml.safe_load(chosen.read_text()) | where)
-    return build(experiments.read_profile(profile))
+    return build(protocol)
 
 
 def execute(name: str, parameters: dict[str, object]) -> None:

@@ -152,7 +152,6 @@ class Store:
             "config": config.model_dump(mode="json"),
             "selected_epoch": progress.best_epoch,
             "validation": {k: selected[k] for k in ("natural", "adversarial")},
-            "weights": sum(v.numel() for v in best.values() if v.is_floating_point()),
             "seconds": round(sum(row["seconds"] for row in progress.history), 3),
             "data": {"training": images[0].fingerprint, "validation": images[1].fingerprint},
             "source": source.content["sha256"][WEIGHTS] if source else None,

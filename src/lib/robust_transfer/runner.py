@@ -62,6 +62,11 @@ class Runner(Config):
             raise ValueError("device = 'cuda': no CUDA GPU here; allowed are auto, cpu")
         return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
+    def missing(self, configs: list[TrainingConfig]) -> list[TrainingConfig]:
+        """The networks without a finished record, and their sources without one, sources first."""
+        wanted = {c.hash: c for config in configs for c in _lineage(config)}
+        return [c for c in wanted.values() if self.store.find(c) is None]
+
     def train(self, configs: list[TrainingConfig]) -> list[records.Record]:
         """Train the networks that have no record yet, sources first; return all records.
 
@@ -69,9 +74,7 @@ class Runner(Config):
             ValueError, OSError: settings, data or disk that cannot work, before any training.
             RuntimeError: some networks failed; what is finished stays.
         """
-        wanted = {c.hash: c for config in configs for c in _lineage(config)}
-        missing = [c for c in wanted.values() if self.store.find(c) is None]
-        if missing:
+        if missing := self.missing(configs):
             self._announce(missing)
             self._run(self._train_one, missing, {c.hash: c.epochs for c in missing}, "epoch")
         return [self.store.find(config) for config in configs]
