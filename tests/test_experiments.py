@@ -194,6 +194,8 @@ def test_networks_are_selected_by_id_in_the_order_of_the_table(table, ids, selec
     assert select(everything, []) == everything
     with pytest.raises(ValueError, match=r"^networks = 'pgd-all': allowed are cifar100-fgsm"):
         select(everything, [*ids, "pgd-all"])
+    with pytest.raises(ValueError, match=r"^networks = 'pgd': allowed is a list"):
+        select(everything, "pgd")
 
 
 def test_an_unknown_defence_is_named_with_the_known_ones():

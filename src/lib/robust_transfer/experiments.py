@@ -162,8 +162,10 @@ def select(table: list[Network], ids: list[str]) -> list[Network]:
     """The networks with these ids, in the order of the table; all of them for an empty list.
 
     Raises:
-        ValueError: an unknown id.
+        ValueError: an unknown id, or something else than a list.
     """
+    if not isinstance(ids, list):
+        raise ValueError(f"networks = {ids!r}: allowed is a list (papermill -y 'networks: [pgd]')")
     known = [network.id for network in table]
     for wanted in ids:
         one_of("networks", wanted, known)
