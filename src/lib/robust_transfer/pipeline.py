@@ -63,6 +63,7 @@ def execute(name: str, parameters: dict[str, object]) -> None:
         cwd=paths.NOTEBOOKS,
         progress_bar=False,
         stdout_file=sys.stdout,
+        coalesce_streams=True,  # of a progress bar only the last state stays
     )
     notebook = nbformat.read(executed, nbformat.NO_CONVERT)
     tidy(notebook)
@@ -72,8 +73,7 @@ def execute(name: str, parameters: dict[str, object]) -> None:
 def tidy(notebook: nbformat.NotebookNode) -> None:
     """Make an executed notebook fit to publish, in place.
 
-    Paths and times of this machine go, parameters are folded away, and of a progress bar only its
-    last state stays.
+    Paths and times of this machine go, and parameters are folded away.
     """
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
@@ -84,8 +84,7 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
             cell.metadata["tags"] = [*tags, "hide-input"]
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
-                lines = (line.rstrip("\r").split("\r")[-1] for line in output.text.split("\n"))
-                output.text = "\n".join(lines).replace(f"{paths.ROOT}/", "")
+                output.text = output.text.replace(f"{paths.ROOT}/", "")
 
 
 def build(profile: experiments.Profile) -> Path:

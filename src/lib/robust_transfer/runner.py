@@ -123,7 +123,8 @@ class Runner(Config):
             )
         names = ", ".join(config.name for config in missing)
         print(f"training {len(missing)} networks: {names}")
-        print(f"about {seconds / 60:.1f} minutes on {device.type}", flush=True)
+        about = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
+        print(f"about {about} on {device.type}", flush=True)
 
     @property
     def _processes(self) -> int:
