@@ -1,6 +1,7 @@
 """The table of networks is the paper's, and the default profile is its protocol to the letter."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,16 @@ def test_an_unknown_parameter_is_named_with_the_known_ones(tmp_path):
     message = str(caught.value)
     assert "\n" not in message
     assert all(name in message for name in Profile.model_fields)
+
+
+def test_a_profile_that_leaves_parameters_to_the_notebook_is_refused(tmp_path):
+    whole = Profile().model_dump(mode="json")
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps({k: v for k, v in whole.items() if k not in ("seed", "epochs")}))
+    with pytest.raises(ValueError, match=r"mine\.yaml: a profile gives .*; epochs, seed missing$"):
+        read_profile(path)
+    path.write_text(json.dumps(whole))
+    assert read_profile(path) == Profile()
 
 
 @pytest.mark.parametrize(

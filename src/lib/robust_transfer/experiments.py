@@ -226,9 +226,14 @@ def read_profile(path: Path | str) -> Profile:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an unknown parameter or a value that is not allowed.
+        ValueError: an unknown or a missing parameter, or a value that is not allowed.
     """
-    return Profile(**(yaml.safe_load(Path(path).read_text()) or {}))
+    given = yaml.safe_load(Path(path).read_text()) or {}
+    profile = Profile(**given)
+    if absent := [name for name in Profile.model_fields if name not in given]:
+        # papermill would leave these at the notebook's own values, which are another profile's
+        raise ValueError(f"{path}: a profile gives every parameter; {', '.join(absent)} missing")
+    return profile
 
 
 def departures(profile: Profile) -> dict[str, tuple[object, object]]:
