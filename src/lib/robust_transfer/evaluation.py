@@ -216,9 +216,10 @@ def find(
     store: records.Store, network: TrainingConfig, config: EvaluationConfig
 ) -> Evaluation | None:
     """The stored evaluation of the published weights of network and surrogate, or None."""
-    if store.find(network) is None or store.find(config.surrogate) is None:
+    found = store.find(network), store.find(config.surrogate)
+    if None in found:
         return None
-    weights = weights_of(store, network), weights_of(store, config.surrogate)
+    weights = tuple(record.content["sha256"][records.WEIGHTS] for record in found)
     for layer in store.layers:
         content = store.read_sealed(_path(layer / records.folder_name(network), config))
         if content is not None and (content["weights"], content.get("surrogate")) == weights:

@@ -1,7 +1,7 @@
 """One training loop, natural or adversarial, from scratch or from a source network.
 
 The defaults are paper A's run of a natural ResNet-56 from scratch. Every oddity of the protocol
-(``reference`` page of the book) is a field of ``TrainingConfig``, so that a reader can flip it.
+(``protocol`` page of the book) is a field of ``TrainingConfig``, so that a reader can flip it.
 """
 
 import math
