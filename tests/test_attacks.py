@@ -1,6 +1,7 @@
 """Attacks do what their formula says, stay in the ball, and leave the model as they found it."""
 
 import copy
+import math
 
 import foolbox
 import pytest
@@ -8,7 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, nn
 
-from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm, in_mode, input_gradient
+from robust_transfer.attacks import (
+    EPSILON,
+    PGD,
+    ThreatModel,
+    deepfool,
+    fgsm,
+    in_mode,
+    input_gradient,
+    loss_of,
+    predicted,
+    share_right,
+)
 from robust_transfer.models import build
 
 ATTACKS = {
@@ -127,6 +139,110 @@ def test_the_gradient_is_that_of_the_summed_cross_entropy(middle):
     torch.testing.assert_close(input_gradient(model, images, labels), expected)
 
 
+MANY = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+
+
+def test_the_loss_of_independent_labels_is_the_mean_binary_cross_entropy():
+    logits = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 0.1, 4.0]])
+    labels = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    chance = 1 / (1 + torch.exp(-logits))
+    each = -(labels * chance.log() + (1 - labels) * (1 - chance).log()).mean(1)
+    torch.testing.assert_close(loss_of(logits, labels), each.mean())
+    torch.testing.assert_close(loss_of(logits, labels, "sum"), each.sum())
+    assert loss_of(logits.bfloat16(), labels).dtype == torch.float32
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_loss_of_classes_is_their_cross_entropy(reduction):
+    logits, labels = torch.randn(5, 3, generator=Generator().manual_seed(0)), torch.arange(5) % 3
+    expected = F.cross_entropy(logits, labels, reduction=reduction)
+    assert torch.equal(loss_of(logits, labels, reduction), expected)
+
+
+def test_answers_are_the_likeliest_class_or_every_likely_label():
+    logits = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 0.1, 4.0]])
+    classes, labels = torch.tensor([0, 1]), torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    assert predicted(logits, classes).tolist() == [0, 2]
+    assert predicted(logits, labels).tolist() == [[1, 0, 1], [0, 1, 1]]
+    assert predicted(logits, labels).dtype == labels.dtype
+    assert share_right(logits, classes).tolist() == [1, 0]
+    torch.testing.assert_close(share_right(logits, labels), torch.tensor([2 / 3, 2 / 3]))
+
+
+def test_the_gradient_of_independent_labels_is_that_of_their_summed_loss(middle):
+    images, model = middle[0], linear()
+    away = (model(images).sigmoid() - MANY) / 2
+    expected = (away @ model[1].weight).view_as(images)
+    torch.testing.assert_close(input_gradient(model, images, MANY), expected)
+
+
+def test_fgsm_on_independent_labels_walks_up_their_gradient(middle):
+    images, model = middle[0], linear()
+    uphill = ((model(images).sigmoid() - MANY) @ model[1].weight).sign().view_as(images)
+    expected = images + EPSILON * uphill
+    torch.testing.assert_close(fgsm()(model, images, MANY), expected, rtol=0, atol=1e-7)
+    answers = (model(images) > 0).float()
+    predicting = fgsm(labels="predicted")(model, images, MANY)
+    assert torch.equal(predicting, fgsm()(model, images, answers))
+    assert not torch.equal(answers, MANY)
+
+
+@pytest.mark.parametrize(("norm", "dual"), [("l2", 2), ("linf", 1)])
+def test_deepfool_finds_the_distance_to_a_linear_boundary_and_two_percent_more(middle, norm, dual):
+    images, _ = middle
+    model = linear()
+    logits = model(images).detach()
+    right = logits.argmax(1)
+    labels = right.clone()
+    labels[2] = 1 - labels[2]
+    weight = (model[1].weight[1] - model[1].weight[0]).detach()
+    expected = 1.02 * (logits[:, 1] - logits[:, 0]).abs() / weight.norm(dual)
+    expected[2] = 0
+    found = deepfool(model, images, labels, norm)
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=2e-4)
+    assert found[2] == 0
+
+
+def test_deepfool_says_where_it_found_nothing(middle):
+    model = linear()
+    nn.init.zeros_(model[1].weight)
+    nn.init.constant_(model[1].bias, 1.0)
+    with torch.no_grad():
+        model[1].bias[0] = 2
+    labels = torch.tensor([0, 0, 1, 0, 1, 0])
+    found = deepfool(model, middle[0], labels, "l2", steps=3)
+    assert found.tolist() == [math.inf, math.inf, 0, math.inf, 0, math.inf]
+
+
+def test_half_as_much_again_as_deepfool_needed_is_enough_for_pgd(trained, family, batch):
+    model, (images, labels) = trained.model(family["baseline"]), batch
+    size = deepfool(model, images, labels, "linf")
+    right = model(images).argmax(1) == labels
+    assert torch.equal(size == 0, ~right)
+    assert size[right].isfinite().all()
+    largest = ThreatModel(epsilon=1.5 * size.max().item())
+    attack = PGD(threat_model=largest, steps=20, step_size=largest.epsilon / 8)
+    assert (model(attack(model, images, labels)).argmax(1) != labels).all()
+    with torch.no_grad():
+        assert torch.equal(deepfool(model, images, labels, "linf"), size)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": MANY}, r"labels have shape \(6, 2\): DeepFool needs \(N,\), a class"),
+        ({"norm": "l1"}, "norm = 'l1': allowed are l2, linf"),
+        ({"steps": 0}, "steps = 0: allowed is 1 or more"),
+        ({"images": torch.full((6, 3, 4, 4), 2.0)}, r"images lie in \[2, 2\]"),
+    ],
+)
+def test_a_bad_request_to_deepfool_is_named_in_one_line(middle, changes, message):
+    asked = {"images": middle[0], "labels": middle[1], "norm": "l2", "steps": 5} | changes
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
+        deepfool(linear(), **asked)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["fgsm", "pgd"])
 def test_attacks_agree_with_foolbox(trained, family, batch, name):
     model = trained.model(family["baseline"])
@@ -157,7 +273,13 @@ def test_a_budget_of_nothing_returns_the_images(model, batch, attack):
     assert torch.equal(harmless(model, *batch, Generator().manual_seed(0)), batch[0])
 
 
-@every_attack
+def distances(model, images, labels, generator):
+    return deepfool(model, images, labels, "l2", steps=2)
+
+
+@pytest.mark.parametrize(
+    "attack", [*ATTACKS.values(), distances], ids=[*ATTACKS.keys(), "deepfool"]
+)
 def test_an_attack_leaves_everything_as_it_found_it(model, batch, attack):
     images, labels = batch
     F.cross_entropy(model(images), labels).backward()
@@ -174,13 +296,13 @@ def test_an_attack_leaves_everything_as_it_found_it(model, batch, attack):
 
     modes, needs, gradients = snapshot()
     weights = copy.deepcopy(dict(model.named_parameters()))
-    adversarial = attack(model, images, labels, Generator().manual_seed(0))
+    found = attack(model, images, labels, Generator().manual_seed(0))
     assert snapshot()[:2] == (modes, needs)
     torch.testing.assert_close(snapshot()[2], gradients, rtol=0, atol=0)
     torch.testing.assert_close(dict(model.named_parameters()), weights, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert torch.equal(images, batch[0])
-    assert not adversarial.requires_grad and not images.requires_grad
+    assert not found.requires_grad and not images.requires_grad
 
 
 def test_the_modes_come_back_when_the_model_fails(model, batch):
@@ -242,6 +364,12 @@ BAD = {
     "-1 to 1": (2 * GOOD - 1, LABELS, r"images lie in \[-"),
     "not a number": (GOOD / 0 * 0, LABELS, r"images lie in \[nan, nan\]"),
     "too few labels": (GOOD, LABELS[:3], r"labels have shape \(3,\): allowed is \(4,\)"),
+    "too many label rows": (
+        GOOD,
+        torch.ones(5, 2),
+        r"labels have shape \(5, 2\): .* \(4, classes\)",
+    ),
+    "soft labels": (GOOD, torch.full((4, 2), 0.5), "labels hold 0.5: allowed are 0 and 1"),
     "one-hot labels": (GOOD, F.one_hot(LABELS), r"labels have shape \(4, 4\): allowed is \(4,\)"),
 }
 

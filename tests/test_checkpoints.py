@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+import safetensors.torch
 import torch
 
 from robust_transfer.attacks import PGD
@@ -166,6 +167,51 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
     momenta, expected = (o.state_dict()["state"] for o in (fresh, optimizer))
     torch.testing.assert_close(momenta, expected, rtol=0, atol=0)
     assert epochs_done(tmp_path / "c") == 1
+
+
+def stepped_by(make):
+    """A model and its optimiser after two steps, and fresh ones to load them into."""
+    model, other = (build("resnet8", 10, seed=seed) for seed in (0, 1))
+    optimizer, fresh = make(model.parameters()), make(other.parameters())
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.rand(4, 3, 16, 16)).square().sum().backward()
+        optimizer.step()
+    return model, optimizer, other, fresh
+
+
+def adam(weights):
+    return torch.optim.Adam(weights, lr=1e-3)
+
+
+def momentum(weights):
+    return torch.optim.SGD(weights, lr=0.1, momentum=0.9)
+
+
+def plain(weights):
+    return torch.optim.SGD(weights, lr=0.1)
+
+
+@pytest.mark.parametrize("make", [adam, momentum, plain])
+def test_the_state_of_every_optimiser_comes_back_in_its_layout(tmp_path, make):
+    model, optimizer, other, fresh = stepped_by(make)
+    save_checkpoint(tmp_path / "c", "me", model, optimizer, {}, Progress([]))
+    load_checkpoint(tmp_path / "c", "me", other, fresh)
+    expected, loaded = (o.state_dict()["state"] for o in (optimizer, fresh))
+    torch.testing.assert_close(loaded, expected, rtol=0, atol=0, check_stride=True)
+    assert len(loaded) == (0 if make is plain else len(list(model.parameters())))
+
+
+def test_a_checkpoint_from_before_other_optimisers_is_read(tmp_path):
+    model, optimizer, other, fresh = stepped_by(momentum)
+    tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors[f"momentum.{index}"] = slots["momentum_buffer"].contiguous()
+    metadata = {"identity": "me", "progress": '{"history": [{"epoch": 0}]}'}
+    safetensors.torch.save_file(tensors, tmp_path / "c", metadata)
+    assert load_checkpoint(tmp_path / "c", "me", other, fresh)[1].history == [{"epoch": 0}]
+    expected, loaded = (o.state_dict()["state"] for o in (optimizer, fresh))
+    torch.testing.assert_close(loaded, expected, rtol=0, atol=0, check_stride=True)
 
 
 def truncate(path):

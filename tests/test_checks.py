@@ -74,6 +74,15 @@ def test_a_good_batch_passes(count, dtype):
     assert image_batch(images, torch.zeros(count, dtype=torch.int64)) is None
 
 
+def test_independent_labels_pass():
+    images, labels = torch.rand(3, 3, 4, 4), torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    assert image_batch(images, labels) is None
+    for wrong in (-1.0, 0.5, 2.0, float("nan")):
+        labels[1, 0] = wrong
+        with pytest.raises(ValueError, match=rf"^labels hold {wrong:.3g}: allowed are 0 and 1$"):
+            image_batch(images, labels)
+
+
 def test_black_and_white_are_in_range_and_a_hair_beyond_is_not():
     labels = torch.zeros(2, dtype=torch.int64)
     images = torch.zeros(2, 3, 4, 4)

@@ -51,6 +51,21 @@ def test_outcomes_say_per_image_and_attack_what_the_network_got_right(trained, f
     assert len({column.tobytes() for column in measured.values()}) > 3
 
 
+def test_what_a_folded_network_is_fooled_by_is_shown_to_the_network_itself(
+    trained, family, how, monkeypatch
+):
+    model, other = (trained.model(family[name]) for name in ("baseline", "source"))
+    images = data.load("glyphs10", "test", 300)
+    pixels, labels = next(images.batches(300))
+    plain = evaluation.outcomes(model, images, how.attacks, {})
+    monkeypatch.setattr(evaluation, "folded", lambda network: other if network is model else None)
+    measured = evaluation.outcomes(model, images, how.attacks, {})
+    for name, attack in how.attacks.items():
+        expected = hits(model, attack(other, pixels, labels), labels)
+        assert np.array_equal(measured[f"wb_{name}"], expected)
+        assert not np.array_equal(measured[f"wb_{name}"], plain[f"wb_{name}"])
+
+
 def test_black_box_examples_are_made_on_the_surrogate(store, family, how):
     made = evaluation.black_box_examples(store, how, "", CPU)
     images = data.load("glyphs10", "test", how.test_size)

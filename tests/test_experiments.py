@@ -72,6 +72,7 @@ def test_networks_train_as_long_and_with_the_weight_decay_of_the_protocol(table)
         assert (config.train_size, config.validation_size) == (47_500, 2_500)
         assert (config.halves, config.frozen_batch_norm) == ("separate", "adapt")
         assert (config.selection, config.precision) == ("mean", "fp32")
+        assert config.schedule == "step"
 
 
 INNER = {
@@ -145,6 +146,7 @@ FLIPPED = {
     "frozen_batch_norm": "freeze",
     "selection": "last",
     "precision": "bf16",
+    "schedule": "one_cycle",
     "seed": 2,
     "training_steps": 3,
     "batch_size": 100,

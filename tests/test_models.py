@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from robust_transfer.models import NETWORKS, BasicBlock, build
+from robust_transfer.models import NETWORKS, BasicBlock, build, parts
 
 
 def weights(model):
@@ -53,7 +53,7 @@ def test_the_shortcut_has_no_weights_and_pads_new_channels_with_zeros():
     assert not out[:, :2].any() and not out[:, 6:].any()
 
 
-@pytest.mark.parametrize("network", ["resnet8", "densenet14"])
+@pytest.mark.parametrize("network", ["resnet8", "densenet14", "densenet40", "vit6"])
 def test_the_seed_decides_the_weights(network):
     first, same, other = (build(network, 10, seed) for seed in (3, 3, 4))
     for (name, a), b in zip(first.state_dict().items(), same.state_dict().values(), strict=True):
@@ -61,14 +61,15 @@ def test_the_seed_decides_the_weights(network):
     assert not torch.equal(first.head.weight, other.head.weight)
 
 
-def test_building_leaves_the_global_generator_alone():
+@pytest.mark.parametrize("network", ["resnet8", "vit6"])
+def test_building_leaves_the_global_generator_alone(network):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    build("resnet8", 10, seed=3)
+    build(network, 10, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("network", ["resnet8", "densenet14"])
+@pytest.mark.parametrize("network", ["resnet8", "densenet14", "densenet40"])
 def test_images_are_normalised_inside_the_network(network):
     model, seen = build(network, 10, seed=0), []
     model.stem.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -89,6 +90,16 @@ def test_scratch_weights_are_kaiming_normal():
     assert model.head.weight.abs().max() > 2 * (2 / 64) ** 0.5  # normal, not uniform
 
 
+@pytest.mark.parametrize("network", ["resnet8", "densenet14", "densenet40", "vit6"])
+def test_parts_are_those_of_the_network_that_is_built(network):
+    before = torch.get_rng_state()
+    named = parts(network)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert named == tuple(name for name, _ in build(network, 10, seed=0).named_children())
+
+
 def test_an_unknown_network_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match=r"network = 'resnet57': allowed are .*resnet56"):
         build("resnet57", 10, seed=0)
+    with pytest.raises(ValueError, match=r"^network = 'resnet57': allowed are "):
+        parts("resnet57")

@@ -4,12 +4,19 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from robust_transfer.attacks import PGD
 from robust_transfer.models import build
 from robust_transfer.training import initial_model, load_data, train
-from robust_transfer.transfer import STRATEGIES, train_mode, trainable_weights, transplant
+from robust_transfer.transfer import (
+    STRATEGIES,
+    gradient_flow,
+    train_mode,
+    trainable_weights,
+    transplant,
+)
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -121,3 +128,42 @@ def test_a_network_without_the_part_of_a_strategy_is_refused():
     state = source_state("densenet14")
     with pytest.raises(ValueError, match="strategy stage3: retrained part = 'stage3'"):
         transplant(build("densenet14", 10, seed=1), state, "stage3")
+
+
+@pytest.mark.parametrize("network", ["resnet8", "densenet14", "vit6"])
+def test_gradient_flow_is_the_gradients_norm_over_the_weights_of_each_part(network, batch):
+    model = build(network, 10, seed=1)
+    twin = copy.deepcopy(model).eval()
+    F.cross_entropy(twin(batch[0]), batch[1]).backward()
+    expected = {}
+    for name, part in twin.named_children():
+        if weights := list(part.parameters()):
+            lengths = [
+                torch.cat([t.flatten() for t in tensors]).norm()
+                for tensors in ([w.grad for w in weights], weights)
+            ]
+            expected[name] = (lengths[0] / lengths[1]).item()
+    flow = gradient_flow(model, *batch)
+    assert list(flow) == list(expected)
+    assert flow == pytest.approx(expected, rel=1e-4)
+    assert all(value > 0 for value in flow.values())
+
+
+def test_gradient_flow_leaves_the_network_as_it_was(batch):
+    model = transplant(build("resnet8", 10, seed=1), source_state(), "head")
+    model.stem.eval()
+    model.head.bias.grad = torch.ones(10)
+    state = copy.deepcopy(model.state_dict())
+    found = [(p.requires_grad, p.grad) for p in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    with torch.no_grad():
+        assert gradient_flow(model, *batch).keys() == {"stem", "stage1", "stage2", "stage3", "head"}
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    assert modes == [module.training for module in model.modules()]
+    for p, (required, gradient) in zip(model.parameters(), found, strict=True):
+        assert p.requires_grad == required and p.grad is gradient
+
+
+def test_gradient_flow_refuses_images_outside_the_unit_interval(model, batch):
+    with pytest.raises(ValueError, match=r"^images lie in \["):
+        gradient_flow(model, 2 * batch[0], batch[1])

@@ -1,7 +1,10 @@
-"""Threat model and attacks: FGSM and PGD inside an l∞ ball, on images in [0, 1].
+"""Threat model and attacks: FGSM and PGD inside an l∞ ball, DeepFool; on images in [0, 1].
 
 Attacks ask nothing of a model but logits and input gradients, and leave it as they found it. They
 know nothing of training: the training loop uses them, and so can any other PyTorch model.
+
+Labels are of two kinds, told apart by their type: one class an image, int64 ``(N,)``, or
+independent labels that each apply or not, float32 ``(N, classes)`` of 0 and 1.
 """
 
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from robust_transfer.checks import Config, image_batch
+from robust_transfer.checks import Config, image_batch, one_of
 
 EPSILON = 8 / 256
 """Paper A's budget: 0.0625 on its [-1, 1] scale is 0.03125 = 8/256 on [0, 1]."""
@@ -37,7 +40,7 @@ class ThreatModel(Config):
 class PGD(Config):
     """Projected gradient descent: repeated signed gradient steps, each projected to the ball.
 
-    ``x_k = project(x_{k-1} + step_size · sign ∇J(x_{k-1}, y))``, J the cross-entropy and the
+    ``x_k = project(x_{k-1} + step_size · sign ∇J(x_{k-1}, y))``, J as in ``loss_of`` and the
     gradient taken at the *current* iterate; the last iterate is returned (paper A, §2.3; the
     printed formula evaluates it at the clean image, which would reduce to FGSM, see claim D39).
 
@@ -67,7 +70,7 @@ class PGD(Config):
         Args:
             model: maps images to logits ``(N, classes)``; modes and gradients are left as found.
             images: float ``(N, 3, H, W)`` in [0, 1].
-            labels: int64 ``(N,)``.
+            labels: int64 ``(N,)``, or float32 ``(N, classes)`` of 0 and 1.
             generator: source of the random start; its device must be that of the images.
 
         Returns:
@@ -90,7 +93,7 @@ class PGD(Config):
         images = images.detach()
         if self.labels == "predicted":
             with torch.no_grad():
-                labels = model(images).argmax(1)
+                labels = predicted(model(images), labels)
         adversarial = images
         if self.random_start:
             noise = torch.empty_like(images).uniform_(-1, 1, generator=generator)
@@ -112,14 +115,85 @@ def fgsm(
     return PGD(threat_model=threat_model, steps=1, step_size=threat_model.epsilon, labels=labels)
 
 
+def loss_of(logits: Tensor, labels: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
+    """Cross-entropy of classes; of independent labels the binary one, averaged over the labels.
+
+    Args:
+        logits: float ``(N, classes)``.
+        labels: int64 ``(N,)``, or float32 ``(N, classes)`` of 0 and 1.
+        reduction: over images.
+
+    Returns:
+        The loss, a float32 scalar.
+    """
+    if labels.ndim == 1:
+        return F.cross_entropy(logits.float(), labels, reduction=reduction)
+    total = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction=reduction)
+    return total if reduction == "mean" else total / labels.shape[1]
+
+
+def predicted(logits: Tensor, labels: Tensor) -> Tensor:
+    """What logits ``(N, classes)`` answer, in the shape and type of the true ``labels``.
+
+    The likeliest class, or every label that is likelier than not.
+    """
+    return logits.argmax(1) if labels.ndim == 1 else (logits > 0).to(labels.dtype)
+
+
+def share_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of each image's labels that logits answer correctly, float32 ``(N,)``."""
+    return (predicted(logits, labels) == labels).float().view(len(labels), -1).mean(1)
+
+
+def deepfool(
+    model: nn.Module, images: Tensor, labels: Tensor, norm: Literal["l2", "linf"], steps: int = 50
+) -> Tensor:
+    """Size of the smallest perturbation that changes an answer, as found by foolbox's DeepFool.
+
+    Every step goes to the nearest boundary of the linearised model, among the ten likeliest
+    classes, and 2 % beyond (Moosavi-Dezfooli et al. 2016, algorithm 2).
+
+    Args:
+        model: maps images to logits ``(N, classes)``; modes and gradients are left as found.
+        images: float ``(N, 3, H, W)`` in [0, 1].
+        labels: int64 ``(N,)``.
+        norm: in which perturbations are measured, and are to be small.
+        steps: number of steps at most, at least 1.
+
+    Returns:
+        Norm of the perturbation on the [0, 1] scale, float ``(N,)``: 0 where the answer is wrong
+        already, infinite where no perturbation was found.
+
+    Raises:
+        ValueError: images or labels of the wrong shape, type or range; independent labels, which
+            have no single boundary; an unknown norm; no step.
+    """
+    image_batch(images, labels)
+    if labels.ndim > 1:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}: DeepFool needs (N,), a class")
+    one_of("norm", norm, ("l2", "linf"))
+    if steps < 1:
+        raise ValueError(f"steps = {steps}: allowed is 1 or more")
+    import foolbox  # here, because without a git command it cannot be imported at all
+
+    attacks = {"l2": foolbox.attacks.L2DeepFoolAttack, "linf": foolbox.attacks.LinfDeepFoolAttack}
+    images = images.detach()
+    with in_mode(model, "eval"), constant(model), torch.enable_grad():
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
+        adversarial, _, found = attacks[norm](steps=steps)(wrapped, images, labels, epsilons=None)
+    order = {"l2": 2, "linf": torch.inf}[norm]
+    size = torch.linalg.vector_norm(adversarial - images, order, dim=(1, 2, 3))
+    return size.where(found, torch.inf)
+
+
 def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Gradient of the summed cross-entropy with respect to ``images``, of their shape.
+    """Gradient of the summed loss with respect to ``images``, of their shape.
 
     The loss is summed, not averaged, so that small gradients do not underflow in low precision.
     """
     with torch.enable_grad():
         images = images.detach().requires_grad_(True)
-        loss = F.cross_entropy(model(images).float(), labels, reduction="sum")
+        loss = loss_of(model(images), labels, reduction="sum")
         return torch.autograd.grad(loss, images)[0]
 
 
@@ -137,3 +211,16 @@ def in_mode(model: nn.Module, mode: Literal["eval", "train"]) -> Iterator[None]:
             module.training = training
         for buffer, before in zip(moved, statistics, strict=True):
             buffer.copy_(before)
+
+
+@contextmanager
+def constant(model: nn.Module) -> Iterator[None]:
+    """Keep gradients away from a model's weights; afterwards they ask for them as before."""
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)

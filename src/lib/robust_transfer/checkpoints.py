@@ -66,11 +66,11 @@ def save_checkpoint(
     best: dict[str, Tensor],
     progress: Progress,
 ) -> None:
-    """Write one file with the model, the momenta, the best state so far and the history."""
+    """Write one file: model, optimiser state of every weight, best state so far, history."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in best.items()}
-    for index, slot in optimizer.state_dict()["state"].items():
-        tensors[f"momentum.{index}"] = slot["momentum_buffer"]
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
     tensors = {k: v.to("cpu").contiguous() for k, v in tensors.items()}
     metadata = {"identity": identity, "progress": json.dumps(asdict(progress))}
     write_atomically(path, safetensors.torch.save(tensors, metadata))
@@ -95,13 +95,25 @@ def load_checkpoint(
         set_aside(path, str(error))
         return None
     model.load_state_dict(_part(tensors, "model."))
-    saved = optimizer.state_dict()
-    saved["state"] = {
-        int(index): {"momentum_buffer": momentum}
-        for index, momentum in _part(tensors, "momentum.").items()
-    }
-    optimizer.load_state_dict(saved)
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": _slots(tensors, optimizer)})
     return _part(tensors, "best."), progress
+
+
+def _slots(
+    tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    """A checkpoint's optimiser state, by weight, laid out in memory as fused optimisers demand."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    momenta = _part(tensors, "momentum.")  # how checkpoints of SGD were once written
+    found = {f"{index}.momentum_buffer": value for index, value in momenta.items()}
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in (found | _part(tensors, "optimizer.")).items():
+        index, slot = name.split(".")
+        weight = weights[int(index)]
+        if value.shape == weight.shape:
+            value = torch.empty_like(weight).copy_(value)
+        state.setdefault(int(index), {})[slot] = value
+    return state
 
 
 def epochs_done(path: Path) -> int:

@@ -1,63 +1,41 @@
-"""Images and labels as tensors: parquet folders, torchvision downloads, or the embedded tasks.
+"""Images and labels as tensors: loaded, divided, augmented and put into batches.
 
 A data set is one uint8 tensor; training moves it to the device once and augments whole batches
 there, without worker processes.
 """
 
 import hashlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-import pyarrow.parquet as parquet
 import torch
 import torch.nn.functional as F
-import torchvision
-from PIL import Image
+from pydantic import AfterValidator
 from torch import Generator, Tensor
 
-from robust_transfer import embedded
 from robust_transfer.checks import one_of
+from robust_transfer.sources import SOURCES, decode
 
-
-@dataclass(frozen=True)
-class Source:
-    """Where a downloadable data set is found and how its columns are called."""
-
-    classes: int
-    image_column: str
-    label_column: str
-    torchvision_class: type
-    train_size: int = 50_000
-    test_size: int = 10_000
-
-
-CIFAR = {
-    "cifar10": Source(10, "img", "label", torchvision.datasets.CIFAR10),
-    "cifar100": Source(100, "img", "fine_label", torchvision.datasets.CIFAR100),
-}
-DATASETS = {name: source.classes for name, source in CIFAR.items()} | embedded.TASKS
+DATASETS = {name: len(source.class_names) for name, source in SOURCES.items()}
 """Number of classes of every data set known by name."""
 
+CLASS_NAMES = {name: source.class_names for name, source in SOURCES.items()}
+"""What the classes are called, in the order of their labels."""
 
-CLASS_NAMES = {task: embedded.class_names(task) for task in embedded.TASKS} | {
-    "cifar10": [
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ],
-    "cifar100": [f"class {label}" for label in range(100)],
-}
+MULTI_LABEL = {name for name, source in SOURCES.items() if source.multi_label}
+"""Data sets whose images show any number of classes; their labels are float32 ``(N, classes)``."""
+
+
+def _known(name: str) -> str:
+    one_of("dataset", name, DATASETS)
+    return name
+
+
+Known = Annotated[str, AfterValidator(_known)]
+"""Type of a configuration's field that names a data set."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +44,7 @@ class Images:
 
     Attributes:
         pixels: uint8 ``(N, 3, H, W)``.
-        labels: int64 ``(N,)``.
+        labels: int64 ``(N,)``, or float32 ``(N, classes)`` in {0, 1} where several may hold.
         fingerprint: SHA-256 over pixels and labels; equal sets have equal fingerprints.
     """
 
@@ -86,7 +64,7 @@ class Images:
         return gather(self.pixels[:count], self.labels[:count])
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
-        """One image as a batch: float ``(1, 3, H, W)`` in [0, 1], and its label ``(1,)``."""
+        """One image as a batch: float ``(1, 3, H, W)`` in [0, 1], and its label."""
         return to_float(self.pixels[index : index + 1]), self.labels[index : index + 1]
 
     def to(self, device: torch.device) -> "Images":
@@ -101,86 +79,37 @@ class Images:
 
 def gather(pixels: Tensor, labels: Tensor) -> Images:
     """Make a set of ``pixels`` and ``labels``, with its fingerprint."""
-    digest = hashlib.sha256(pixels.contiguous().numpy().tobytes())
-    digest.update(labels.contiguous().numpy().tobytes())
+    digest = hashlib.sha256(pixels.flatten().numpy())  # read in place: no copy of gigabytes
+    digest.update(labels.flatten().numpy())
     return Images(pixels, labels, digest.hexdigest())
 
 
 @lru_cache(maxsize=4)
-def load(name: str, split: str, count: int, data_dir: str = "") -> Images:
+def load(name: str, split: str, count: int, data_dir: str = "", image_size: int = 0) -> Images:
     """Load the first ``count`` images of a split.
 
     Args:
         name: a key of ``DATASETS``.
         split: ``train`` or ``test``.
         count: how many images, from the beginning of the split.
-        data_dir: folder that holds ``<name>/<split>-*.parquet`` (Hugging Face layout), or where
-            torchvision keeps, or may put, its download. The embedded tasks need none.
+        data_dir: folder that holds the folder ``<name>``, laid out as the classes of ``sources``
+            say, or torchvision's CIFAR download. The embedded tasks need none.
+        image_size: height and width the images are resized to; 0 is the data set's own size. See
+            ``sources.decode``.
 
     Raises:
-        ValueError: unknown ``name`` or ``split``; more images asked for than there are.
-        FileNotFoundError: no data at ``data_dir`` and none could be downloaded.
+        ValueError: unknown ``name`` or ``split``; more images asked for than there are; classes
+            that are not those of the data set.
+        FileNotFoundError: no data at ``data_dir`` and none could be downloaded; a part is missing.
         OSError: a file is truncated or altered.
     """
     one_of("dataset", name, DATASETS)
     one_of("split", split, ("train", "test"))
-    if name in embedded.TASKS:
-        pixels, labels = embedded.draw(name, split, count)
-    else:
-        available = CIFAR[name].train_size if split == "train" else CIFAR[name].test_size
-        if not 0 < count <= available:
-            raise ValueError(f"count = {count}: {name} {split} has 1 to {available} images")
-        if not data_dir:
-            raise FileNotFoundError(f"data_dir = '': {name} needs the folder of its images")
-        shards = sorted((Path(data_dir) / name).glob(f"{split}-*.parquet"))
-        read = _read_parquet if shards else _read_torchvision
-        pixels, labels = read(name, split, count, shards or Path(data_dir))
+    if image_size < 0:
+        raise ValueError(f"image_size = {image_size}: allowed are whole numbers from 1, or 0")
+    pictures, labels = SOURCES[name].find(split, count, data_dir)
+    pixels = decode(pictures, name, image_size or SOURCES[name].side)
     return gather(torch.from_numpy(pixels), torch.from_numpy(labels))
-
-
-def _read_parquet(
-    name: str, split: str, count: int, shards: list[Path]
-) -> tuple[np.ndarray, np.ndarray]:
-    source = CIFAR[name]
-    images: list[np.ndarray] = []
-    labels: list[int] = []
-    for index, shard in enumerate(shards):
-        if f"-{index:05d}-of-" not in shard.name:
-            raise FileNotFoundError(f"{shard.parent}: shard {index} of {name} {split} is missing")
-        try:
-            table = parquet.read_table(shard, columns=[source.image_column, source.label_column])
-            table = table.slice(0, count - len(images))
-            encoded = table[source.image_column].to_pylist()
-            images += [_decode(image["bytes"]) for image in encoded]
-            labels += table[source.label_column].to_pylist()
-        except Exception as error:
-            raise OSError(f"{shard}: not a readable {name} shard, copy it anew ({error})") from None
-        if len(images) == count:
-            break
-    if len(images) < count:
-        raise FileNotFoundError(
-            f"{shards[0].parent}: {count} {split} images wanted, {len(images)} found; "
-            "a shard is missing"
-        )
-    return np.stack(images).transpose(0, 3, 1, 2).copy(), np.asarray(labels, dtype=np.int64)
-
-
-def _decode(encoded: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-
-
-def _read_torchvision(
-    name: str, split: str, count: int, folder: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        found = CIFAR[name].torchvision_class(folder, train=split == "train", download=True)
-    except Exception as error:
-        raise FileNotFoundError(
-            f"data_dir = '{folder}': no {name}/{split}-*.parquet, and torchvision's {name} is "
-            f"neither there nor could be downloaded ({error})"
-        ) from None
-    pixels = found.data[:count].transpose(0, 3, 1, 2).copy()
-    return pixels, np.asarray(found.targets[:count], dtype=np.int64)
 
 
 def split(images: Images, train_size: int, seed: int) -> tuple[Images, Images]:

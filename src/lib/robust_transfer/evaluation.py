@@ -3,7 +3,6 @@
 import base64
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -17,12 +16,14 @@ from torch import Tensor, nn
 from robust_transfer import data, records
 from robust_transfer.attacks import PGD, ThreatModel, fgsm, in_mode
 from robust_transfer.checkpoints import write_atomically
-from robust_transfer.checks import Config, config_hash
-from robust_transfer.training import TrainingConfig
+from robust_transfer.checks import Config
+from robust_transfer.engine import folded
+from robust_transfer.training import TrainingConfig, load_split
 
 COLUMNS = ("natural", "bb_fgsm", "bb_pgd", "wb_fgsm", "wb_pgd")
 """The accuracies of Table 1: without attack, under black-box and under white-box attacks."""
-BATCH = 250
+BATCH = {"cpu": 250, "cuda": 2500}
+"""Images at once, by kind of device: what stays in the caches of one, and fills the other."""
 
 
 class EvaluationConfig(Config):
@@ -53,11 +54,6 @@ class EvaluationConfig(Config):
         pgd = PGD(threat_model=self.threat_model, steps=self.steps, step_size=self.step_size)
         return {"fgsm": fgsm(self.threat_model), "pgd": pgd}
 
-    @property
-    def hash(self) -> str:
-        """Sixteen hexadecimal digits that stand for all fields."""
-        return config_hash(self)
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -78,7 +74,12 @@ class Evaluation:
     def interval(self, column: str) -> tuple[float, float]:
         """95 % Wilson interval of an accuracy: sampling of test images, not of seeds."""
         hits = self.outcomes[column]
-        return proportion_confint(hits.sum(), len(hits), alpha=0.05, method="wilson")
+        return wilson(hits.sum(), len(hits))
+
+
+def wilson(hits: float, count: int) -> tuple[float, float]:
+    """95 % Wilson interval of the share ``hits / count``."""
+    return proportion_confint(hits, count, alpha=0.05, method="wilson")
 
 
 def outcomes(
@@ -99,13 +100,15 @@ def outcomes(
         bool ``(N,)`` for ``natural`` and for ``wb_…`` and ``bb_…`` of every attack.
     """
     correct: dict[str, list[Tensor]] = {}
-    ready = {name: adversarial.split(BATCH) for name, adversarial in black_box.items()}
+    size = BATCH[images.labels.device.type]
+    ready = {name: adversarial.split(size) for name, adversarial in black_box.items()}
     with in_mode(model, "eval"), torch.no_grad():
-        for index, (batch, labels) in enumerate(images.batches(BATCH)):
+        target = folded(model)  # the attack's; what the images do is asked of the network itself
+        for index, (batch, labels) in enumerate(images.batches(size)):
             shown = {"natural": batch}
             shown |= {f"bb_{name}": parts[index].to(batch) for name, parts in ready.items()}
             for name, attack in attacks.items():
-                shown[f"wb_{name}"] = attack(model, batch, labels)
+                shown[f"wb_{name}"] = attack(target, batch, labels)
             for column, seen in shown.items():
                 correct.setdefault(column, []).append(model(seen).argmax(1) == labels)
     return {column: torch.cat(parts).cpu().numpy() for column, parts in correct.items()}
@@ -161,7 +164,7 @@ def black_box_examples(
             model = store.model(config.surrogate, device)
             images = test_images(config, data_dir).to(device)
             made: dict[str, list[Tensor]] = {name: [] for name in config.attacks}
-            for batch, labels in images.batches(BATCH):
+            for batch, labels in images.batches(BATCH[device.type]):
                 for name, attack in config.attacks.items():
                     made[name].append(attack(model, batch, labels).cpu().contiguous())
             tensors = {name: torch.cat(parts) for name, parts in made.items()}
@@ -208,7 +211,7 @@ def get_or_evaluate(
         "seconds": records.seconds_since(started),
         "provenance": records.provenance(device),
     }
-    records.write_sealed(_path(store.folder(network), config), content)
+    records.write_sealed(store.folder(network) / _name(config), content)
     return Evaluation(measured, content)
 
 
@@ -219,18 +222,18 @@ def find(
     found = store.find(network), store.find(config.surrogate)
     if None in found:
         return None
-    weights = tuple(record.content["sha256"][records.WEIGHTS] for record in found)
-    for layer in store.layers:
-        content = store.read_sealed(_path(layer / records.folder_name(network), config))
-        if content is not None and (content["weights"], content.get("surrogate")) == weights:
-            packed = content["outcomes"]
-            return Evaluation({k: unpack(v, content["n"]) for k, v in packed.items()}, content)
-    return None
+    weights, surrogate = (record.content["sha256"][records.WEIGHTS] for record in found)
+    expected = {"weights": weights, "surrogate": surrogate}
+    content = store.read_beside(network, _name(config), expected)
+    if content is None:
+        return None
+    packed = content["outcomes"]
+    return Evaluation({k: unpack(v, content["n"]) for k, v in packed.items()}, content)
 
 
 def test_images(config: EvaluationConfig, data_dir: str) -> data.Images:
     """The test images of an evaluation: those of the surrogate's data set."""
-    return data.load(config.surrogate.dataset, "test", config.test_size, data_dir)
+    return load_split(config.surrogate, "test", config.test_size, data_dir)
 
 
 def pack(hits: np.ndarray) -> str:
@@ -264,5 +267,5 @@ def doubts(evaluation: Evaluation, margin: float = 0.01) -> list[str]:
     return [f"{text} by {100 * gap:.1f} points" for text, gap in checks.items() if gap > margin]
 
 
-def _path(folder: Path, config: EvaluationConfig) -> Path:
-    return folder / f"evaluation-{config.hash}.json"
+def _name(config: EvaluationConfig) -> str:
+    return f"evaluation-{config.hash}.json"

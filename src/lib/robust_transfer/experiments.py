@@ -14,6 +14,7 @@ from pydantic import Field
 from robust_transfer import transfer
 from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm
 from robust_transfer.checks import Config, one_of
+from robust_transfer.engine import Precision
 from robust_transfer.evaluation import EvaluationConfig
 from robust_transfer.training import TrainingConfig
 
@@ -49,6 +50,7 @@ class Profile(Config):
     network: str = "resnet56"
     surrogate: str = "densenet121"
     epochs: int = Field(200, ge=1)
+    schedule: Literal["step", "one_cycle"] = "step"
     decay_epochs: tuple[int, ...] = (101, 151)
     transfer_epochs: int = Field(50, ge=1)
     transfer_decay_epochs: tuple[int, ...] = (21, 41)
@@ -66,7 +68,7 @@ class Profile(Config):
     halves: Literal["separate", "joint"] = "separate"
     frozen_batch_norm: transfer.FrozenBatchNorm = "adapt"
     selection: Literal["mean", "adversarial", "last"] = "mean"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     seed: int = Field(0, ge=0)
 
 
@@ -184,6 +186,7 @@ def _scratch(profile: Profile, defence: str, source: bool) -> Network:
         epochs=profile.epochs,
         decay_epochs=profile.decay_epochs,
         weight_decay=profile.adversarial_weight_decay if attack else profile.weight_decay,
+        frozen_batch_norm="adapt",  # nothing is frozen
     )
     return Network(name, "source" if source else "baseline", None, defence, None, config)
 

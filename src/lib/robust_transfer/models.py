@@ -1,28 +1,21 @@
-"""Networks of paper A: CIFAR ResNets and the DenseNet-BC surrogate, with normalisation inside.
+"""All networks by name, and those of paper A: CIFAR ResNets and the DenseNet-BC surrogate.
 
 Every network takes images in [0, 1] and normalises them itself, so any attack library can be
 pointed at it. The parts a transfer strategy speaks of are named: ``stem``, ``stage1``, …, ``head``.
 """
 
+from collections.abc import Callable
+from functools import lru_cache, partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robust_transfer import backbones
+from robust_transfer.backbones import Normalise
 from robust_transfer.checks import one_of
 
 torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, on a GPU too
-
-
-class Normalise(nn.Module):
-    """Map images from [0, 1] to [-1, 1]: mean 0.5 and deviation 0.5 per channel (paper A, §2.2)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))
-        self.register_buffer("std", torch.full((1, 3, 1, 1), 0.5))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
 
 
 class BasicBlock(nn.Module):
@@ -37,12 +30,16 @@ class BasicBlock(nn.Module):
         self.stride, self.extra = stride, channels - channels_in
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn1(self.conv1(x)).relu_()
         out = self.bn2(self.conv2(out))
-        if self.extra:  # subsample, and pad the new channels with zeros on both sides
-            x = x[:, :, :: self.stride, :: self.stride]
-            x = F.pad(x, (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
-        return F.relu(out + x)
+        return out.add_(pad_channels(x, self.stride, self.extra)).relu_()
+
+
+def pad_channels(x: Tensor, stride: int, extra: int) -> Tensor:
+    """Shortcut without weights: subsample, and pad ``extra`` zero channels on both sides."""
+    if not extra:
+        return x
+    return F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, extra // 2, extra - extra // 2))
 
 
 class ResNet(nn.Module):
@@ -87,8 +84,8 @@ class DenseLayer(nn.Module):
         self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.conv1(F.relu(self.bn1(x)))
-        out = self.conv2(F.relu(self.bn2(out)))
+        out = self.conv1(self.bn1(x).relu_())
+        out = self.conv2(self.bn2(out).relu_())
         return torch.cat([out, x], 1)
 
 
@@ -123,7 +120,7 @@ class DenseNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stages(self.stem(self.normalise(images)))
-        return self.head(F.relu(self.bn(x)).mean((2, 3)))
+        return self.head(self.bn(x).relu_().mean((2, 3)))
 
 
 def initialise(model: nn.Module) -> None:
@@ -133,28 +130,53 @@ def initialise(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight)
 
 
-NETWORKS = {
+PRETRAINED: dict[str, Callable[[int], nn.Module]] = {
+    name: partial(backbones.imagenet, name, pretrained=True) for name in backbones.IMAGENET
+}
+"""Networks with published ImageNet weights, by name: number of classes to network."""
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "resnet8": lambda classes: ResNet(8, classes, width=8),
     "resnet20": lambda classes: ResNet(20, classes),
     "resnet32": lambda classes: ResNet(32, classes),
     "resnet56": lambda classes: ResNet(56, classes),
     "densenet14": lambda classes: DenseNet((2, 2, 1), 8, classes),
     "densenet121": lambda classes: DenseNet((6, 12, 24, 16), 12, classes),
+    "densenet40": backbones.densenet40,
+    "vit6": backbones.vit6,
+    **{name: partial(backbones.imagenet, name) for name in backbones.IMAGENET},
 }
+"""All networks by name: number of classes to freshly initialised network."""
 
 
-def build(name: str, classes: int, seed: int) -> nn.Module:
-    """Build a freshly initialised network, the same for the same seed.
+def build(name: str, classes: int, seed: int, pretrained: bool = False) -> nn.Module:
+    """Build a network, the same for the same seed.
 
     Args:
         name: a key of ``NETWORKS``.
         classes: number of logits.
         seed: seed of the initial weights; torch's global generator is left as it was.
+        pretrained: all but the head has published ImageNet weights, see ``backbones.imagenet``;
+            for the networks of ``PRETRAINED``.
 
     Raises:
-        ValueError: unknown ``name``.
+        ValueError: unknown ``name``, or one without published weights.
+        OSError: published weights that can neither be downloaded nor read.
     """
-    one_of("network", name, NETWORKS)
+    what, known = ("pretrained network", PRETRAINED) if pretrained else ("network", NETWORKS)
+    one_of(what, name, known)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NETWORKS[name](classes).to(memory_format=torch.channels_last)
+        return known[name](classes).to(memory_format=torch.channels_last)
+
+
+@lru_cache
+def parts(name: str) -> tuple[str, ...]:
+    """Names of a network's parts, from images to logits; no weights are drawn for it.
+
+    Raises:
+        ValueError: ``name`` is not a key of ``NETWORKS``.
+    """
+    one_of("network", name, NETWORKS)
+    with torch.device("meta"):
+        return tuple(part for part, _ in NETWORKS[name](1).named_children())

@@ -9,7 +9,8 @@ BOOK = ROOT / "book"
 EXECUTED = BOOK / "_executed"
 GENERATED = BOOK / "_static" / "generated"
 PUBLISHED = BOOK / "results"
-PAPER_TABLE = BOOK / "reference" / "davchev2019_table1.csv"
+REFERENCE = BOOK / "reference"
+PAPER_TABLE = REFERENCE / "davchev2019_table1.csv"
 
 
 def resolve(path: str) -> str:

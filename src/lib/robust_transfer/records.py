@@ -1,8 +1,9 @@
 """Run records: one folder per network, found by the hash of its configuration, or trained.
 
 A folder holds ``record.json`` (configuration, provenance, checksums), ``history.csv`` and
-``weights.safetensors``, and one ``evaluation-….json`` per evaluation. Transfers store only what
-differs from their source, so frozen parts are kept once.
+``weights.safetensors``, one ``evaluation-….json`` per evaluation and one ``budgets-….json`` per
+evaluation over budgets. Transfers store only what differs from their source, so frozen parts are
+kept once.
 """
 
 import hashlib
@@ -99,6 +100,20 @@ class Store:
             self._reject(path, f"not a whole record ({error})")
             return None
         return content
+
+    def read_beside(self, config: TrainingConfig, name: str, expected: dict) -> dict | None:
+        """A sealed record beside a network's that says what is ``expected``; None if there is none.
+
+        Args:
+            config: the network.
+            name: the record's file.
+            expected: fields that tie the record to weights, with their values.
+        """
+        for layer in self.layers:
+            content = self.read_sealed(layer / folder_name(config) / name)
+            if content is not None and expected.items() <= content.items():
+                return content
+        return None
 
     def _reject(self, path: Path, reason: str) -> None:
         """Name a damaged file; set it aside where it is ours to write."""

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from tqdm import tqdm
 
 from robust_transfer import data, evaluation, records, training
+from robust_transfer.attacks import loss_of
 from robust_transfer.checks import Config
 from robust_transfer.training import TrainingConfig, initial_model
 
@@ -198,7 +198,7 @@ def time_batch(config: TrainingConfig, images: data.Images, device: torch.device
     for _ in range(2):  # the first warms up
         started = time.perf_counter()
         with training.precision(config, device):
-            loss = F.cross_entropy(model(pixels).float(), labels)
+            loss = loss_of(model(pixels), labels)
         loss.backward()
         loss.item()
     return time.perf_counter() - started

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
 from torch import Generator, Tensor, nn
 
-from robust_transfer import data, models, transfer
-from robust_transfer.attacks import PGD, in_mode
+from robust_transfer import data, engine, models, transfer
+from robust_transfer.attacks import PGD, in_mode, loss_of, share_right
 from robust_transfer.checkpoints import Progress, load_checkpoint, save_checkpoint
-from robust_transfer.checks import Config, config_hash, one_of
+from robust_transfer.checks import Config, one_of
 
 VALIDATION_BATCH = 500
+RISE = 0.25
+"""Share of a one-cycle schedule in which the learning rate rises."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -40,9 +41,14 @@ class TrainingConfig(Config):
         halves: clean and adversarial images pass ``separate``-ly through the network in train
             mode, each normalised with its own statistics (paper A's code), or as a ``joint`` one.
         epochs: passes over the training images.
-        learning_rate, momentum, weight_decay: of SGD.
-        decay_epochs: 0-based epochs from whose start the learning rate is ten times lower; paper
-            A's 100 and 150 act one epoch late.
+        optimizer: ``sgd``, or ``adam`` with PyTorch's betas 0.9 and 0.999 (paper B, §III.G, at
+            learning rate 1e-4).
+        learning_rate, weight_decay: of the optimiser; decay is added to the gradient in both.
+        momentum: of SGD.
+        schedule: the learning rate falls in ``step``s (paper A), or rises from zero to
+            ``learning_rate`` and falls back in ``one_cycle`` of straight lines (Smith 2019).
+        decay_epochs: 0-based epochs from whose start the learning rate is ten times lower in the
+            ``step`` schedule; paper A's 100 and 150 act one epoch late.
         batch_size: clean images a step; as many adversarial ones come on top.
         selection: which epoch is kept: the best validation accuracy (``mean`` of clean and
             adversarial, or ``adversarial`` alone; clean for natural training; the first on ties),
@@ -50,30 +56,39 @@ class TrainingConfig(Config):
         precision: of training and inner attack; evaluation is always in fp32.
         seed: of weights, order and augmentation.
         source: the network that this one starts from; ``None`` starts from scratch.
-        strategy: which parts are retrained, a key of ``transfer.STRATEGIES``; goes with ``source``.
-        frozen_batch_norm: whether running statistics of frozen layers ``adapt`` or ``freeze``.
+        strategy: which parts are retrained, a key of ``transfer.STRATEGIES``; goes with ``source``
+            or ``pretrained``.
+        frozen_batch_norm: whether running statistics of frozen layers ``adapt`` or ``freeze``, or
+            every batch norm of a transfer is frozen (``freeze_all``).
+        image_size: side to which images are resized; 0 is the data set's own.
+        pretrained: start from the network's published ImageNet weights, under a new head; in place
+            of a ``source``.
     """
 
     name: str = Field("nat", pattern=r"^[a-z0-9_-]+$")
     network: str = "resnet56"
-    dataset: str = "cifar10"
+    dataset: data.Known = "cifar10"
     train_size: int = Field(47_500, ge=2)
     validation_size: int = Field(2_500, ge=1)
     split_seed: int = Field(0, ge=0)
     attack: PGD | None = None
     halves: Literal["separate", "joint"] = "separate"
     epochs: int = Field(200, ge=1)
+    optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-5, ge=0)
+    schedule: Literal["step", "one_cycle"] = "step"
     decay_epochs: tuple[int, ...] = (101, 151)
     batch_size: int = Field(128, ge=2)
     selection: Literal["mean", "adversarial", "last"] = "mean"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: engine.Precision = "fp32"
     seed: int = Field(0, ge=0)
     source: Self | None = None
     strategy: str | None = None
     frozen_batch_norm: transfer.FrozenBatchNorm = "adapt"
+    image_size: int = Field(0, ge=0)
+    pretrained: bool = False
 
     @field_validator("network")
     @classmethod
@@ -81,50 +96,54 @@ class TrainingConfig(Config):
         one_of("network", name, models.NETWORKS)
         return name
 
-    @field_validator("dataset")
-    @classmethod
-    def _known_dataset(cls, name: str) -> str:
-        one_of("dataset", name, data.DATASETS)
-        return name
-
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.source is None) != (self.strategy is None):
-            raise ValueError("source and strategy go together: give both or neither")
-        if self.source is not None:
-            one_of("strategy", self.strategy, transfer.STRATEGIES)
-            if self.source.network != self.network:
-                raise ValueError(f"network = {self.network!r}: the source is {self.source.network}")
-            if self.strategy == "stage3" and not self.network.startswith("resnet"):
-                raise ValueError(
-                    f"strategy = 'stage3': {self.network} has no third stage to retrain"
-                )
+        if self.pretrained and self.source is not None:
+            raise ValueError("pretrained = True: allowed is only a network without a source")
+        if (self.pretrained or self.source is not None) != (self.strategy is not None):
+            raise ValueError(
+                "source and strategy go together, as do pretrained and strategy: "
+                "give both or neither"
+            )
+        if self.source is not None and self.source.network != self.network:
+            raise ValueError(f"network = {self.network!r}: the source is {self.source.network}")
+        if self.strategy is not None:
+            transfer.retrained(self.strategy, models.parts(self.network))
+        if self.pretrained:
+            one_of("pretrained network", self.network, models.PRETRAINED)
         return self
 
-    @property
-    def hash(self) -> str:
-        """Sixteen hexadecimal digits that stand for all fields, the source's included."""
-        return config_hash(self)
-
-    def learning_rate_at(self, epoch: int) -> float:
-        """Learning rate of a 0-based epoch."""
+    def learning_rate_at(self, epoch: float) -> float:
+        """Learning rate at a moment, in epochs from the start: 2.5 is the middle of the third."""
+        if self.schedule == "one_cycle":
+            done = epoch / self.epochs
+            return self.learning_rate * min(done / RISE, (1 - done) / (1 - RISE))
         return self.learning_rate * 0.1 ** sum(epoch >= decay for decay in self.decay_epochs)
 
 
 def load_data(config: TrainingConfig, data_dir: str) -> tuple[data.Images, data.Images]:
     """Training and validation images of a configuration; see ``data.load`` for the errors."""
     count = config.train_size + config.validation_size
-    images = data.load(config.dataset, "train", count, data_dir)
+    images = load_split(config, "train", count, data_dir)
     return data.split(images, config.train_size, config.split_seed)
+
+
+def load_split(config: Config, split: str, count: int, data_dir: str) -> data.Images:
+    """The first images of a split, of the ``dataset`` and the ``image_size`` of a configuration."""
+    return data.load(config.dataset, split, count, data_dir, config.image_size)
 
 
 def initial_model(config: TrainingConfig, source_state: dict[str, Tensor] | None) -> nn.Module:
     """The network before its first step, transplanted and frozen where it starts from a source."""
-    model = models.build(config.network, data.DATASETS[config.dataset], config.seed)
+    classes = data.DATASETS[config.dataset]
+    model = models.build(config.network, classes, config.seed, config.pretrained)
+    if config.pretrained:
+        source_state = model.state_dict()
     if source_state is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            transfer.transplant(model, source_state, config.strategy)
+            policy = config.frozen_batch_norm
+            transfer.transplant(model, source_state, config.strategy, policy)
     return model
 
 
@@ -156,17 +175,13 @@ def train(
     """
     training, validation = (part.to(device) for part in images)
     model = initial_model(config, source_state).to(device)
-    optimizer = torch.optim.SGD(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
+    step = Step(model, config)
     identity = f"{config.hash} {images[0].fingerprint}"
-    best, progress = load_checkpoint(checkpoint, identity, model, optimizer) or ({}, Progress([]))
+    found = load_checkpoint(checkpoint, identity, model, step.optimizer)
+    best, progress = found or ({}, Progress([]))
     for epoch in range(len(progress.history), config.epochs):
         started = time.perf_counter()
-        loss = train_epoch(model, optimizer, config, training, epoch)
+        loss = train_epoch(step, training, epoch)
         finite = all(p.isfinite().all() for p in model.parameters())
         if not (math.isfinite(loss) and finite):
             what = "weights are not finite" if math.isfinite(loss) else f"loss is {loss}"
@@ -176,7 +191,7 @@ def train(
         natural, adversarial = validate(model, config, validation)
         row = {
             "epoch": epoch,
-            "learning_rate": config.learning_rate_at(epoch),
+            "learning_rate": config.learning_rate_at(epoch + 0.5),
             "loss": loss,
             "natural": natural,
             "adversarial": adversarial,
@@ -187,7 +202,7 @@ def train(
         if score > progress.best_score:
             progress.best_epoch, progress.best_score = epoch, score
             best = {k: v.to("cpu", copy=True) for k, v in model.state_dict().items()}
-        save_checkpoint(checkpoint, identity, model, optimizer, best, progress)
+        save_checkpoint(checkpoint, identity, model, step.optimizer, best, progress)
         on_epoch(row)
     return best, progress
 
@@ -203,28 +218,54 @@ def selection_score(config: TrainingConfig, row: dict) -> float:
     return (row["natural"] + row["adversarial"]) / 2
 
 
-def train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: TrainingConfig,
-    images: data.Images,
-    epoch: int,
-) -> float:
+class Step:
+    """One step of the optimiser on a batch; on a CUDA GPU recorded once and replayed.
+
+    Attributes:
+        optimizer: of the weights that are not frozen.
+        generator: of order, augmentation and random starts.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+        device = next(model.parameters()).device
+        on_gpu = device.type == "cuda"
+        self.model, self.config = model, config
+        self.generator = Generator(device)
+        weights = [p for p in model.parameters() if p.requires_grad]
+        rate = torch.tensor(config.learning_rate, device=device)  # a recorded step reads it anew
+        shared = {"lr": rate, "weight_decay": config.weight_decay, "fused": on_gpu}
+        if config.optimizer == "adam":
+            self.optimizer = torch.optim.Adam(weights, capturable=on_gpu, **shared)
+        else:
+            self.optimizer = torch.optim.SGD(weights, momentum=config.momentum, **shared)
+        self._run = engine.Replay(self._step, self.generator) if on_gpu else self._step
+
+    def __call__(self, images: Tensor, labels: Tensor, epoch: float) -> Tensor:
+        """Train on float images ``(N, 3, H, W)`` at a moment of the schedule; return the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(self.config.learning_rate_at(epoch))
+        return self._run(images, labels)
+
+    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+        self.optimizer.zero_grad()
+        loss = backward(self.model, self.config, images, labels, self.generator)
+        self.optimizer.step()
+        return loss
+
+
+def train_epoch(step: Step, images: data.Images, epoch: int) -> float:
     """One pass over the training images; returns the mean loss.
 
     Order, augmentation and random starts come from a generator seeded by seed and epoch, so an
     epoch is the same whether or not the run was interrupted before it.
     """
-    device = images.labels.device
-    generator = Generator(device).manual_seed(config.seed * 1_000_003 + epoch)
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate_at(epoch)
-    total, count = torch.zeros((), device=device), 0
-    for pixels, labels in data.training_batches(images, config.batch_size, generator):
-        optimizer.zero_grad()
-        total += len(labels) * backward(model, config, pixels, labels, generator)
+    config, count = step.config, 0
+    step.generator.manual_seed(config.seed * 1_000_003 + epoch)
+    total = torch.zeros((), device=images.labels.device)
+    for pixels, labels in data.training_batches(images, config.batch_size, step.generator):
+        middle = (count + len(labels) / 2) / len(images)
+        total += len(labels) * step(pixels, labels, epoch + middle)
         count += len(labels)
-        optimizer.step()
     return total.item() / count
 
 
@@ -240,7 +281,7 @@ def backward(
     def half_loss(images: Tensor, labels: Tensor, share: float) -> Tensor:
         transfer.train_mode(model, config.frozen_batch_norm)
         with precision(config, images.device):
-            loss = share * F.cross_entropy(model(images).float(), labels)
+            loss = share * loss_of(model(images), labels)
         loss.backward()  # adding the halves' gradients is the gradient of their mean
         return loss.detach()
 
@@ -258,7 +299,8 @@ def attacked(
 ) -> Tensor:
     """The inner attack's images for a batch, in the attack's batch-norm mode."""
     with in_mode(model, config.attack.mode), precision(config, images.device):
-        return config.attack.perturb(model, images, labels, generator)
+        target = engine.folded(model, config.precision)
+        return config.attack.perturb(target, images, labels, generator)
 
 
 def precision(config: TrainingConfig, device: torch.device) -> torch.autocast:
@@ -269,16 +311,20 @@ def precision(config: TrainingConfig, device: torch.device) -> torch.autocast:
 def validate(
     model: nn.Module, config: TrainingConfig, images: data.Images
 ) -> tuple[float, float | None]:
-    """Clean accuracy, and accuracy under the training attack if there is one, in [0, 1]."""
+    """Clean accuracy, and accuracy under the training attack if there is one, in [0, 1].
+
+    Of independent labels it is the share of all labels answered correctly.
+    """
     device = images.labels.device
     generator = Generator(device).manual_seed(config.seed)
     clean = torch.zeros((), device=device)
     adversarial = torch.zeros((), device=device)
+    size = engine.batch_size(VALIDATION_BATCH, model, images.pixels)
     with in_mode(model, "eval"), precision(config, device), torch.no_grad():
-        for batch, labels in images.batches(VALIDATION_BATCH):
-            clean += (model(batch).argmax(1) == labels).sum()
+        for batch, labels in images.batches(size):
+            clean += share_right(model(batch), labels).sum()
             if config.attack is not None:
                 batch = attacked(model, config, batch, labels, generator)
-                adversarial += (model(batch).argmax(1) == labels).sum()
+                adversarial += share_right(model(batch), labels).sum()
     count = len(images)
     return clean.item() / count, adversarial.item() / count if config.attack else None
