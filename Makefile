@@ -6,7 +6,7 @@ DATA_DIR ?=
 RESULTS_DIR ?= results
 BIN := .venv/bin
 
-.PHONY: reproduce run book test publish clean
+.PHONY: reproduce run book test benchmark publish clean
 
 reproduce: run  ## the whole way on the embedded images, then the book
 
@@ -24,6 +24,9 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
+benchmark: .venv/installed-benchmarks  ## side by side with other libraries; writes book/benchmarks
+	$(BIN)/python -m benchmarks --data-dir "$(DATA_DIR)" --compile
+
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -31,6 +34,10 @@ test: .venv/installed-dev
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv/installed-benchmarks: benchmarks/requirements.txt .venv/installed-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	touch $@
 
 clean:

@@ -1,0 +1,1 @@
+"""Side-by-side measurements: the engine, a textbook loop, other libraries, the bare hardware."""
