@@ -64,7 +64,7 @@ def test_agreement_of_a_reversed_table_is_negative(paper):
 def test_paired_difference_knows_that_images_are_the_same():
     first, second = evaluation([1, 1, 1, 0] * 25), evaluation([1, 1, 0, 0] * 25)
     mean, low, high = tables.paired_difference(first, second, "wb_pgd")
-    half = 1.96 * np.std([0, 0, 1, 0] * 25, ddof=1) / 10
+    half = 1.959964 * np.std([0, 0, 1, 0] * 25, ddof=1) / 10
     assert (mean, low, high) == pytest.approx((0.25, 0.25 - half, 0.25 + half))
 
 

@@ -17,7 +17,10 @@ def main(arguments: list[str] | None = None) -> int:
         profile = _profile_path(options.profile)
         if options.command == "publish":
             store = Store(paths.resolve(options.results_dir))
-            print(f"published in {pipeline.publish(experiments.read_profile(profile), store)}")
+            target, missing = pipeline.publish(experiments.read_profile(profile), store)
+            print(f"published in {target}")
+            if missing:
+                print(f"not finished yet: {', '.join(missing)}")
             return 0
         where = {"results_dir": options.results_dir, "data_dir": options.data_dir}
         where |= {"device": options.device, "workers": options.workers}

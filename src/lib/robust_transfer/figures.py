@@ -32,13 +32,13 @@ RED = "#d62728"
 
 
 def mathtext(label: str) -> str:
-    """Turn a network's label (HTML subscripts) into Matplotlib's mathtext."""
-    parts = re.match(r"(.*)R<sub>(.*)</sub>(.*)", label)
-    if parts is None:
-        return label
-    before, defences, after = parts.groups()
-    defences = defences.replace("_", r"\_").replace("→", r"{\to}")
-    return rf"{before}$R_{{\mathrm{{{defences}}}}}${after}"
+    """Turn the networks' labels (HTML subscripts) in a text into Matplotlib's mathtext."""
+
+    def subscript(found: re.Match) -> str:
+        defences = found[1].replace("_", r"\_").replace("→", r"{\to}")
+        return rf"$R_{{\mathrm{{{defences}}}}}$"
+
+    return re.sub(r"R<sub>(.*?)</sub>", subscript, label)
 
 
 def normalised(table: pd.DataFrame) -> pd.DataFrame:
@@ -122,6 +122,32 @@ def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
         axis.set(title=TITLES[column].replace("\n", " "), xlabel="paper (%)", aspect="equal")
     axes[0, 0].set_ylabel("ours (%)")
     axes[0, -1].legend(title="target trained", fontsize=7, title_fontsize=7)
+    return figure
+
+
+def forest(gaps: pd.DataFrame) -> Figure:
+    """Claimed differences one below the other: ours with its interval, beside the paper's.
+
+    Args:
+        gaps: a row per difference, in percentage points: ``id`` of the claim, ``statement``,
+            ``effect``, ``low``, ``high``, ``expected`` and ``outcome``.
+    """
+    figure, ((axis,),) = _subplots(1, 1, (8, 0.27 * len(gaps) + 1))
+    axis.axvline(0, color="0.7", linewidth=1)
+    rows = np.arange(len(gaps))
+    axis.scatter(gaps["expected"], rows, s=34, marker="D", fc="white", ec="0.35", label="claimed")
+    outcomes = ("replicates", "partly", "fails")
+    for outcome, marker, colour in zip(outcomes, "os^", list(COLOURS.values())[:3], strict=True):
+        of_kind = (gaps["outcome"] == outcome).to_numpy()
+        shown = gaps[of_kind]
+        ends = (shown["effect"] - shown["low"], shown["high"] - shown["effect"])
+        axis.errorbar(
+            shown["effect"], rows[of_kind], xerr=ends, fmt=marker, color=colour, ms=5, capsize=2,
+            label=f"ours: {outcome}",
+        )  # fmt: skip
+    axis.set_yticks(rows, [f"{r.id}  {mathtext(r.statement)}" for r in gaps.itertuples()], size=8)
+    axis.set(xlabel="difference (percentage points)", ylim=(len(gaps) - 0.4, -0.6))
+    figure.legend(loc="outside upper right", ncols=4, fontsize=8)
     return figure
 
 

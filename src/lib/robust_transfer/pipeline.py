@@ -16,10 +16,10 @@ from robust_transfer.notebook import INJECTED, settings
 from robust_transfer.runner import Runner
 from robust_transfer.training import load_data
 
-EXPERIMENT = ("01_source", "02_transfer", "03_evaluation", "04_figures")
+EXPERIMENT = ("01_source", "02_transfer", "03_evaluation", "04_figures", "07_verdicts")
 """Run at the scale of the profile asked for."""
-DEMONSTRATIONS = ("00_threat_models", "05_explore")
-"""Run on the embedded images, which every reader has."""
+DEMONSTRATIONS = ("00_threat_models", "05_explore", "06_speed")
+"""Run on the embedded images, which every reader has, or on none."""
 
 
 def run(profile: Path, where: dict[str, object]) -> Path:
@@ -104,34 +104,39 @@ def build(profile: experiments.Profile) -> Path:
     return paths.ROOT / "_build" / "html" / "index.html"
 
 
-def publish(profile: experiments.Profile, store: records.Store) -> Path:
-    """Copy the finished records of a profile to ``book/results``, with Table 1 and its heatmap.
+def publish(profile: experiments.Profile, store: records.Store) -> tuple[Path, list[str]]:
+    """Copy the finished records of a profile to ``book/results``.
 
-    Raises:
-        FileNotFoundError: a network or an evaluation is missing; names it.
+    Once everything is finished, Table 1 and its heatmap go with them.
+
+    Returns:
+        The folder, and what is not finished yet.
     """
     target = paths.PUBLISHED / profile.profile
     grid, how = experiments.grid(profile), experiments.evaluation(profile)
     targets = experiments.rows(grid)
     files: list[Path] = []
+    missing = []
     for network in grid:
         if (record := store.find(network.config)) is None:
-            raise FileNotFoundError(f"{network.id}: no finished record in {store.root}")
-        files += [record.folder / name for name in (records.RECORD, *record.content["sha256"])]
-    evaluations = []
-    for network in targets:
-        if (evaluation := find(store, network.config, how)) is None:
-            raise FileNotFoundError(f"{network.id}: no evaluation in {store.root}")
-        evaluations.append(evaluation)
-        files.append(store.folder(network.config) / f"evaluation-{how.hash}.json")
+            missing.append(network.id)
+        else:
+            files += [record.folder / name for name in (records.RECORD, *record.content["sha256"])]
+    evaluations = [find(store, network.config, how) for network in targets]
+    for network, evaluation in zip(targets, evaluations, strict=True):
+        if evaluation is None:
+            missing.append(f"evaluation of {network.id}")
+        else:
+            files.append(store.folder(network.config) / f"evaluation-{how.hash}.json")
     for file in files:
         folder = target / file.parent.name
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / file.name)
-    ours, theirs = tables.results(targets, evaluations), tables.paper(targets)
-    ours.drop(columns="label").round(6).to_csv(target / "table1.csv")
-    blocks = tables.heatmap_blocks("4", theirs)
-    figures.heatmaps({profile.profile: ours, "paper": theirs}, blocks).savefig(
-        target / "figure4.png", dpi=100
-    )
-    return target
+    if not missing:
+        ours, theirs = tables.results(targets, evaluations), tables.paper(targets)
+        ours.drop(columns="label").round(6).to_csv(target / "table1.csv")
+        blocks = tables.heatmap_blocks("4", theirs)
+        figures.heatmaps({profile.profile: ours, "paper": theirs}, blocks).savefig(
+            target / "figure4.png", dpi=100
+        )
+    return target, missing

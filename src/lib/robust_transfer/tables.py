@@ -5,7 +5,7 @@ import pandas as pd
 from IPython.display import HTML
 from scipy.stats import spearmanr
 
-from robust_transfer import data, experiments, models, paths
+from robust_transfer import data, experiments, intervals, models, paths
 from robust_transfer.attacks import PGD
 from robust_transfer.evaluation import COLUMNS, Evaluation
 from robust_transfer.evaluation import doubts as evaluation_doubts
@@ -279,15 +279,13 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """Difference of two accuracies on the same images, with its 95 % interval.
 
-    The interval is the normal one of the mean of per-image differences: it speaks of the choice of
-    test images, not of seeds.
+    One training each: the interval speaks of the choice of test images, not of seeds.
 
     Returns:
         Mean, lower and upper end, in [-1, 1].
     """
     gaps = first.outcomes[column].astype(float) - second.outcomes[column]
-    half = 1.96 * gaps.std(ddof=1) / np.sqrt(len(gaps))
-    return gaps.mean(), gaps.mean() - half, gaps.mean() + half
+    return intervals.paired(gaps[None])[:3]
 
 
 def _identity(network: Network) -> dict[str, object]:

@@ -1,0 +1,32 @@
+"""Claims of the papers as executable tests, judged by the records.
+
+``judge(gather(profile, store))`` tests all claims of paper A; ``ledger`` and the other functions
+turn the judgements into tables.
+"""
+
+from robust_transfer.claims.evidence import Evidence, gather
+from robust_transfer.claims.verdicts import (
+    Judgement,
+    differences,
+    findings,
+    judge,
+    ledger,
+    numbers,
+    overview,
+    read,
+    show,
+)
+
+__all__ = [
+    "Evidence",
+    "Judgement",
+    "differences",
+    "findings",
+    "gather",
+    "judge",
+    "ledger",
+    "numbers",
+    "overview",
+    "read",
+    "show",
+]

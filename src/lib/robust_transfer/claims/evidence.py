@@ -1,0 +1,108 @@
+"""What claims are judged by: per-image outcomes of the networks, and the paper's printed table."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from robust_transfer import evaluation, experiments, intervals, tables
+from robust_transfer.claims import quantities
+from robust_transfer.claims.quantities import Cell, Pair
+from robust_transfer.evaluation import COLUMNS, Evaluation
+from robust_transfer.experiments import Profile
+from robust_transfer.intervals import Interval
+from robust_transfer.records import Store
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Outcomes of the networks of one experiment, beside its paper.
+
+    Attributes:
+        evaluations: network id → seed → evaluation, all on the same test images.
+        paper: a row per network, by id: ``label``, ``source``, ``target``, ``strategy`` and, in
+            [0, 1], the accuracies that the paper prints.
+    """
+
+    evaluations: dict[str, dict[int, Evaluation]]
+    paper: pd.DataFrame
+
+    def outcomes(self, *cells: Cell) -> list[np.ndarray]:
+        """Which images were classified correctly, per cell: bool ``(seeds, images)``.
+
+        Only seeds that all the networks have are taken, so that seeds pair up like images.
+        """
+        shared = set.intersection(*(set(self.evaluations[cell.network]) for cell in cells))
+        if not shared:
+            raise ValueError(f"{' and '.join(c.network for c in cells)} have no seed in common")
+        return [
+            np.stack(
+                [self.evaluations[cell.network][s].outcomes[cell.column] for s in sorted(shared)]
+            )
+            for cell in cells
+        ]
+
+    def mean(self, cell: Cell) -> float:
+        """Accuracy over all images and seeds, in percent."""
+        return 100 * float(self.outcomes(cell)[0].mean())
+
+    def printed(self, cell: Cell) -> float:
+        """The paper's accuracy, in percent."""
+        return 100 * float(self.paper.loc[cell.network, cell.column])
+
+    def gap(self, first: Cell, second: Cell, level: float = 0.95) -> Interval:
+        """``first`` minus ``second`` in percentage points, paired over images and seeds."""
+        a, b = self.outcomes(first, second)
+        mean, low, high, p = intervals.paired(a.astype(float) - b, level)
+        return Interval(100 * mean, 100 * low, 100 * high, p)
+
+    def resampled(self, pair: Pair, level: float = 0.95) -> tuple[float, float]:
+        """Bootstrap interval of the gap of a pair of quantities, in percentage points."""
+        cells = quantities.cells((pair,))
+
+        def statistic(*accuracies: float) -> float:
+            percent = dict(zip(cells, (100 * accuracy for accuracy in accuracies), strict=True))
+            return quantities.gap(pair, percent.__getitem__)
+
+        return intervals.bootstrap(self.outcomes(*cells), statistic, level)
+
+    def size(self, *cells: Cell) -> dict[str, int]:
+        """Test images ``n`` and ``seeds`` that all these cells have."""
+        seeds, n = self.outcomes(*cells)[0].shape
+        return {"n": n, "seeds": seeds}
+
+    def label(self, network: str) -> str:
+        """A network's name for readers."""
+        return self.paper.loc[network, "label"]
+
+    @property
+    def ours(self) -> pd.DataFrame:
+        """Our accuracies in the form of ``paper``, in [0, 1]."""
+        table = self.paper.copy()
+        for column in COLUMNS:
+            table[column] = [self.mean(Cell(network, column)) / 100 for network in table.index]
+        return table
+
+
+def gather(profile: Profile, store: Store, seeds: tuple[int, ...] = ()) -> Evidence:
+    """Read the evidence on paper A from the records of a profile.
+
+    Args:
+        profile: what was run; every network of its own seed must be there.
+        store: where the records are.
+        seeds: further seeds, of which only some networks may have been trained.
+
+    Raises:
+        FileNotFoundError: a network has no evaluation in the profile's own seed; names it.
+    """
+    found: dict[str, dict[int, Evaluation]] = {}
+    for seed in (profile.seed, *seeds):
+        variant = profile.model_copy(update={"seed": seed})
+        how = experiments.evaluation(variant)
+        for network in experiments.rows(experiments.grid(variant)):
+            outcome = evaluation.find(store, network.config, how)
+            if outcome is not None:
+                found.setdefault(network.id, {})[seed] = outcome
+            elif seed == profile.seed:
+                raise FileNotFoundError(f"{network.id}: no evaluation in {store.root}")
+    return Evidence(found, tables.paper(experiments.rows(experiments.grid(profile))))

@@ -1,0 +1,69 @@
+"""How a test went, and how several outcomes make a verdict."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from robust_transfer.claims.quantities import Cell
+
+Verdict = Literal["replicates", "partly", "fails", "cannot be tested here"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+REPLICATES, PARTLY, FAILS, UNTESTED = VERDICTS
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule found.
+
+    Attributes:
+        statement: what was tested, in words.
+        outcome: how it went.
+        ours, paper: what decided it, in words, and the same of the paper's table.
+        cells: the accuracies it rests on; none if it rests on no record.
+        n, seeds: test images and seeds of those.
+        effect, low, high: our difference and the ends of its interval, in percentage points.
+        expected: the claimed difference, likewise.
+        p, adjusted: two-sided p-value, where the rule has one, and after Holm's correction.
+        undecided: it failed, but its interval allows for the claim too.
+        control: it can take a verdict away, but not earn one.
+    """
+
+    statement: str
+    outcome: Verdict
+    ours: str
+    paper: str = ""
+    cells: tuple[Cell, ...] = ()
+    n: int | None = None
+    seeds: int | None = None
+    effect: float | None = None
+    low: float | None = None
+    high: float | None = None
+    expected: float | None = None
+    p: float | None = None
+    adjusted: float | None = None
+    undecided: bool = False
+    control: bool = False
+
+
+def combine(outcomes: Iterable[Verdict]) -> Verdict:
+    """One verdict of several: all hold, some or none; what cannot be tested is passed over."""
+    judged = {outcome for outcome in outcomes if outcome != UNTESTED}
+    if not judged:
+        return UNTESTED
+    return judged.pop() if len(judged) == 1 else PARTLY
+
+
+def holds(condition: bool) -> Verdict:
+    """The outcome of a yes or no."""
+    return REPLICATES if condition else FAILS
+
+
+def signed(points: float) -> str:
+    """A difference in percentage points, with its sign."""
+    return f"{points:+.1f}".replace("-", "−")
+
+
+def with_interval(mean: float, low: float, high: float) -> str:
+    """A difference in percentage points and its interval, which no line break divides."""
+    return f"{signed(mean)} [{signed(low)},\N{NO-BREAK SPACE}{signed(high)}]"

@@ -1,0 +1,179 @@
+import re
+
+import numpy as np
+import pytest
+
+from robust_transfer import claims, experiments, figures, paths, tables
+from robust_transfer.claims import paper_a, paper_b
+from robust_transfer.claims.outcome import FAILS, PARTLY, UNTESTED
+from robust_transfer.claims.rules import Difference, Equivalence
+from robust_transfer.evaluation import COLUMNS, Evaluation
+from robust_transfer.records import Store
+
+ROWS = experiments.rows(experiments.grid(experiments.Profile()))
+IDS = {network.paper_key: network.id for network in ROWS}
+PAPER = tables.paper(ROWS)
+A = {name: claim for group in paper_a.GROUPS.values() for name, claim in group.items()}
+B = {name: claim for group in paper_b.GROUPS.values() for name, claim in group.items()}
+
+
+@pytest.fixture(scope="module")
+def of_the_paper() -> dict[str, claims.Judgement]:
+    """The claims of paper A, judged by the paper's own table as if it were of 1000 images."""
+    images = np.arange(1000)
+    found = {
+        network: {0: Evaluation({c: images < round(1000 * row[c]) for c in COLUMNS}, {})}
+        for network, row in PAPER.iterrows()
+    }
+    return claims.judge(claims.Evidence(found, PAPER))
+
+
+@pytest.fixture(scope="module")
+def of_the_laptop() -> dict[str, claims.Judgement]:
+    profile = experiments.read_profile(paths.PROFILES / "laptop.yaml")
+    return claims.judge(claims.gather(profile, Store("results", paths.PUBLISHED / "laptop")))
+
+
+def test_every_claim_is_a_test_or_says_why_not():
+    words = claims.read()
+    assert sorted(A) == words.index[words["paper"] == "davchev2019"].to_list()
+    assert sorted(B) == words.index[words["paper"] == "myakala2022"].to_list()
+    for group in (paper_a.GROUPS, paper_b.GROUPS):
+        ids = [name for members in group.values() for name in members]
+        assert len(ids) == len(set(ids))
+    assert all(claim.rules or claim.lacking for claim in (A | B).values())
+
+
+NAMED = re.compile(r"R_\w+(?:->\w+)?(?: (?:1|18|56)\b)?")
+T_DIFF = re.compile(r"T-diff\(([^,()]+),([^;()]+); ([^;()]+)(?:; ([\d.]+))?\)")
+T_EQUIV = re.compile(r"T-equiv\(([^,()]+),([^;()]+); ([^;()]+); margin ([\d.]+)\)")
+
+
+def columns(text: str) -> list[str]:
+    if "bb columns" in text:
+        return ["bb_fgsm", "bb_pgd"]
+    return [column for column in COLUMNS if re.search(rf"\b{column}\b", text)]
+
+
+def rules_of(name: str, kind: type) -> list:
+    flat = [inner for rule in A[name].rules for inner in getattr(rule, "rules", (rule,))]
+    return [rule for rule in flat if isinstance(rule, kind)]
+
+
+@pytest.mark.parametrize("name", [n for n in A if A[n].rules])
+def test_rules_are_those_of_the_text(name):
+    text = claims.read().loc[name, "test"]
+    differences = {(r.first, r.second, r.column): r for r in rules_of(name, Difference)}
+    for first, second, where, size in T_DIFF.findall(text):
+        for column in columns(where):
+            rule = differences[IDS[first], IDS[second], column]
+            printed = 100 * (PAPER.loc[rule.first, column] - PAPER.loc[rule.second, column])
+            stated = printed if rule.expected is None else rule.expected
+            assert not size or stated == pytest.approx(float(size), abs=0.01)
+    equivalences = {(r.first, r.second, r.column): r for r in rules_of(name, Equivalence)}
+    for first, second, where, margin in T_EQUIV.findall(text):
+        for column in columns(where):
+            assert equivalences[IDS[first], IDS[second], column].margin == float(margin)
+    if margin := re.search(r"T-equiv\(margin ([\d.]+)\)", text):
+        assert {rule.margin for rule in equivalences.values()} == {float(margin[1])}
+    assert bool(differences) == ("T-diff" in text) and bool(equivalences) == ("T-equiv" in text)
+
+
+@pytest.mark.parametrize("name", [n for n in A if A[n].rules])
+def test_networks_and_columns_are_those_of_the_text(name, of_the_paper):
+    words = claims.read().loc[name]
+    cells = {cell for found in of_the_paper[name].findings for cell in found.cells}
+    test = re.sub(r"\(R_\w+ excluded\)", "", words["test"])
+    named = {IDS[key] for key in NAMED.findall(test) if key in IDS}
+    assert not cells or named <= {cell.network for cell in cells}
+    if "T-equiv(margin" in words["test"] or "for both" in words["test"]:  # named beside it
+        named = {IDS[key] for key in NAMED.findall(words["evidence"]) if key in IDS}
+        assert {cell.network for cell in cells} == named
+    if cells and (stated := columns(words["test"]) or columns(words["evidence"])):
+        assert set(stated) <= {cell.column for cell in cells}
+
+
+def test_the_papers_own_table_gives_the_papers_claims(of_the_paper):
+    verdicts = {name: claim.verdict for name, claim in of_the_paper.items()}
+    own = {"D23", "D25", "D27"}  # the table itself has exceptions
+    assert {name for name, verdict in verdicts.items() if verdict == PARTLY} == own
+    against = {"D06", "D19"}  # two statements that its numbers, or a count, contradict
+    assert {name for name, verdict in verdicts.items() if verdict == FAILS} == against
+    untested = {name for name, verdict in verdicts.items() if verdict == UNTESTED}
+    assert untested == {name for name, claim in A.items() if not claim.rules}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("D05", "6 of 6"),
+        ("D06", "3 of 6"),
+        ("D10", "4 of 4"),
+        ("D22", "12 of 12"),
+        ("D23", "11 of 12"),
+        ("D24", "11 of 12"),
+        ("D27", "47 of 50"),
+        ("D28", "25 of 25"),
+    ],
+)
+def test_counts_in_the_papers_own_table(of_the_paper, name, text):
+    found = of_the_paper[name].findings[0]
+    assert found.ours.split(";")[0] == found.paper == text
+
+
+def test_exceptions_in_the_papers_own_table_are_those_known(of_the_paper):
+    leaking = of_the_paper["D27"].findings[0].ours
+    for label in ("fgsm_no_ll</sub>", "nat→fgsm</sub> 56", "fgsm→fgsm</sub> 56"):
+        assert f"R<sub>{label} in bb_fgsm" in leaking
+    assert of_the_paper["D19"].findings[0].ours == "13 % of the operations"
+
+
+def test_ledger_of_the_published_run(of_the_laptop):
+    table = claims.ledger(of_the_laptop)
+    assert table.index.to_list() == sorted(A)
+    judged = table[table["networks"] != ""]
+    assert (judged["n"] == 1000).all() and (judged["seeds"] == 1).all()
+    assert judged["caveat"].str.contains("one seed").all()
+    counts = claims.numbers(of_the_laptop)
+    assert sum(counts[name] for name in ("replicates", "partly", "fails", "untested")) == 40
+    overview = claims.overview(of_the_laptop)
+    assert "D11" in overview.loc["Headline and initialisation", table.loc["D11", "verdict"]]
+    page = claims.show(of_the_laptop, "Sanity").data
+    assert "D35: " in page and "wb_pgd &lt;= 1" in page
+
+
+def test_headline_is_the_difference_of_the_other_pages(of_the_laptop):
+    profile = experiments.read_profile(paths.PROFILES / "laptop.yaml")
+    found = claims.gather(profile, Store("results", paths.PUBLISHED / "laptop"))
+    pair = (found.evaluations[name][0] for name in ("pgd-pgd-all", "pgd"))
+    expected = [100 * value for value in tables.paired_difference(*pair, "wb_pgd")]
+    headline = claims.ledger(of_the_laptop).loc["D11", ["effect", "low", "high"]]
+    assert headline.to_list() == pytest.approx(expected)
+
+
+def test_missing_evaluation_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^nat: no evaluation in "):
+        claims.gather(experiments.Profile(), Store(tmp_path))
+
+
+def test_further_seeds_are_taken_where_they_are():
+    profile = experiments.read_profile(paths.PROFILES / "laptop.yaml")
+    found = claims.gather(profile, Store("results", paths.PUBLISHED / "laptop"), seeds=(1,))
+    assert {tuple(seeds) for seeds in found.evaluations.values()} == {(0,)}
+
+
+def test_arithmetic_on_the_second_papers_tables():
+    judged = claims.judge(claims.Evidence({}, PAPER), paper_b.GROUPS)
+    texts = {name: claim.findings[0].ours for name, claim in judged.items() if claim.findings}
+    assert texts["M02"] == "at most 2.5 points, 4.0 %"
+    assert texts["M04"].endswith("21.4 %")
+    assert re.findall(r"[\d.]+", texts["M11"].replace("-10", "")) == ["1.01", "0.48", "0.36"]
+    assert judged["M02"].verdict == judged["M04"].verdict == FAILS
+
+
+def test_forest_has_a_row_per_difference(of_the_laptop):
+    gaps = claims.differences(of_the_laptop)
+    figure = figures.forest(gaps)
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert len(labels) == len(gaps) == sum(len(rules_of(n, Difference)) for n in A)
+    assert labels[0] == r"D11  $R_{\mathrm{pgd{\to}pgd}}$ 56 above $R_{\mathrm{pgd}}$ in wb_pgd"
