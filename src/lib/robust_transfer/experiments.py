@@ -6,7 +6,7 @@ with the complete configuration of its training.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import Field
@@ -17,6 +17,8 @@ from robust_transfer.checks import Config, one_of
 from robust_transfer.engine import Precision
 from robust_transfer.evaluation import EvaluationConfig
 from robust_transfer.training import TrainingConfig
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 DEFENCES = ("nat", "fgsm", "fgsm_no_ll", "pgd")
 """How a network is trained; ``fgsm`` attacks predicted labels, ``fgsm_no_ll`` the true ones."""
@@ -225,18 +227,24 @@ def _training(profile: Profile, **fields) -> TrainingConfig:
 
 
 def read_profile(path: Path | str) -> Profile:
-    """Read the profile in a papermill parameter file, which says nothing of where to run.
+    """Read the profile in a papermill parameter file; see ``read_complete``."""
+    return read_complete(Profile, path)
+
+
+def read_complete(kind: type[AnyConfig], path: Path | str) -> AnyConfig:
+    """Read a configuration in a papermill parameter file, which says nothing of where to run.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: an unknown or a missing parameter, or a value that is not allowed.
     """
     given = yaml.safe_load(Path(path).read_text()) or {}
-    profile = Profile(**given)
-    if absent := [name for name in Profile.model_fields if name not in given]:
-        # papermill would leave these at the notebook's own values, which are another profile's
-        raise ValueError(f"{path}: a profile gives every parameter; {', '.join(absent)} missing")
-    return profile
+    config = kind(**given)
+    if absent := [name for name in kind.model_fields if name not in given]:
+        # papermill would leave these at the notebook's own values, which are another file's
+        what = kind.__name__.lower()
+        raise ValueError(f"{path}: a {what} gives every parameter; {', '.join(absent)} missing")
+    return config
 
 
 def departures(profile: Profile) -> dict[str, tuple[object, object]]:

@@ -170,13 +170,27 @@ def build(name: str, classes: int, seed: int, pretrained: bool = False) -> nn.Mo
         return known[name](classes).to(memory_format=torch.channels_last)
 
 
-@lru_cache
 def parts(name: str) -> tuple[str, ...]:
     """Names of a network's parts, from images to logits; no weights are drawn for it.
 
     Raises:
         ValueError: ``name`` is not a key of ``NETWORKS``.
     """
+    return tuple(part for part, _ in _outline(name).named_children())
+
+
+def has_batch_norm(name: str) -> bool:
+    """Whether a network has batch norm; a transformer has none.
+
+    Raises:
+        ValueError: ``name`` is not a key of ``NETWORKS``.
+    """
+    return any(isinstance(module, nn.BatchNorm2d) for module in _outline(name).modules())
+
+
+@lru_cache
+def _outline(name: str) -> nn.Module:
+    """The network without memory for its weights."""
     one_of("network", name, NETWORKS)
     with torch.device("meta"):
-        return tuple(part for part, _ in NETWORKS[name](1).named_children())
+        return NETWORKS[name](1)

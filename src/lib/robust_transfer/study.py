@@ -1,0 +1,313 @@
+"""The experiment of paper B as a table of cells: task, strategy and techniques, several seeds each.
+
+A study file says which tasks run by which design, and at which scale; ``cells`` turns it into the
+table, each cell with the complete configuration of every repeat and of what is measured.
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from robust_transfer import data, models
+from robust_transfer.attacks import PGD, ThreatModel
+from robust_transfer.budgets import EPSILONS, BudgetConfig
+from robust_transfer.checks import Config, one_of
+from robust_transfer.engine import Precision
+from robust_transfer.experiments import read_complete
+from robust_transfer.training import TrainingConfig
+
+STRATEGIES = {
+    "full_finetuning": "all",
+    "layer_freezing": "stage3",
+    "feature_extraction": "head",
+}
+"""Paper B's strategies, with the keys of ``transfer.STRATEGIES``."""
+
+TECHNIQUES = ("pretraining", "batch_norm", "augmentation")
+"""Adversarial pre-training, frozen batch norm, adversarial augmentation (paper B, §III.F)."""
+
+NONE: frozenset[str] = frozenset()
+
+DESIGNS: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {
+    "architecture": (("full_finetuning", NONE),),
+    "tables": (
+        *((strategy, NONE) for strategy in STRATEGIES),
+        ("layer_freezing", frozenset({"pretraining"})),
+        ("layer_freezing", frozenset({"augmentation"})),
+    ),
+    "factorial": tuple(
+        (strategy, frozenset(chosen))
+        for strategy in STRATEGIES
+        for count in range(len(TECHNIQUES) + 1)
+        for chosen in combinations(TECHNIQUES, count)
+    ),
+}
+"""Which strategies and techniques a task is run with.
+
+``tables`` has the cells that the paper prints (Tables I and II), ``factorial`` every combination,
+``architecture`` the plainest one, to compare networks on the same data.
+"""
+
+
+def _task(name: str) -> str:
+    """A task's name, checked: data set and network, divided by a slash."""
+    dataset, _, network = name.partition("/")
+    one_of("tasks: data set", dataset, data.DATASETS)
+    one_of("tasks: network", network, models.NETWORKS)
+    return name
+
+
+Task = Annotated[str, AfterValidator(_task)]
+
+
+class Target(Config):
+    """How much of a target data set is used, and for how long.
+
+    Attributes:
+        train_size, validation_size: images out of the first so many of the training split.
+        test_size: test images, from the beginning of the test split.
+        image_size: side to which images are resized; 0 is the data set's own.
+        epochs: of fine-tuning.
+    """
+
+    train_size: int = Field(ge=2)
+    validation_size: int = Field(ge=1)
+    test_size: int = Field(ge=1)
+    image_size: int = Field(0, ge=0)
+    epochs: int = Field(ge=1)
+
+
+class Study(Config):
+    """The scale and protocol of one run of paper B's experiment; the defaults are the paper's.
+
+    Where the paper is silent, the default is a reading of ours; the protocol page lists them.
+
+    Attributes:
+        study: name of this scale, shown with every number.
+        tasks: ``data set/network`` → the design it is run with, a key of ``DESIGNS``.
+        targets: data set → its sizes, for every data set of ``tasks``.
+        repeats: seeds of each cell; 0, 1, … vary head, order and augmentation.
+        pretrained: start from published ImageNet weights; else sources are trained from scratch.
+        source_dataset: on what sources are trained; with ``pretrained`` only the robust ones.
+        source_train_size, source_validation_size, source_epochs, source_batch_size,
+            source_learning_rate: their training, with Adam and one cycle.
+        learning_rate, batch_size: of fine-tuning, with Adam (§III.G).
+        training_epsilon, training_steps, training_step_ratio: the PGD of adversarial pre-training
+            and augmentation; a step is that share of epsilon.
+        epsilons, steps, step_ratio, deepfool_images: see ``budgets.BudgetConfig``.
+        precision: of training; what is measured is always in fp32.
+    """
+
+    study: str = Field("paper", pattern=r"^[a-z0-9-]+$")
+    tasks: dict[Task, Literal["architecture", "tables", "factorial"]] = Field(
+        {
+            "cifar10/imagenet_resnet50": "factorial",
+            "imagenet_subset/imagenet_vit_b_16": "tables",
+            "chestxray14/imagenet_densenet121": "tables",
+        },
+        min_length=1,
+    )
+    targets: dict[data.Known, Target] = Field(
+        {
+            "cifar10": Target(
+                train_size=47_500, validation_size=2_500, test_size=10_000, epochs=10
+            ),
+            "imagenet_subset": Target(
+                train_size=47_500, validation_size=2_500, test_size=5_000, image_size=224, epochs=10
+            ),
+            "chestxray14": Target(
+                train_size=7_500, validation_size=500, test_size=2_000, image_size=224, epochs=10
+            ),
+        },
+        min_length=1,
+    )
+    repeats: int = Field(3, ge=2)
+    pretrained: bool = True
+    source_dataset: data.Known = "imagenet_subset"
+    source_image_size: int = Field(224, ge=0)
+    source_train_size: int = Field(47_500, ge=2)
+    source_validation_size: int = Field(2_500, ge=1)
+    source_epochs: int = Field(10, ge=1)
+    source_batch_size: int = Field(32, ge=2)
+    source_learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: int = Field(32, ge=2)
+    training_epsilon: float = Field(8 / 255, ge=0, le=1)
+    training_steps: int = Field(7, ge=1)
+    training_step_ratio: float = Field(0.25, gt=0, le=1)
+    epsilons: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(EPSILONS, min_length=1)
+    steps: int = Field(10, ge=1)
+    step_ratio: float = Field(0.25, gt=0, le=1)
+    deepfool_images: int = Field(100, ge=0)
+    precision: Precision = "fp32"
+
+    @model_validator(mode="after")
+    def _every_target_has_sizes(self) -> Self:
+        for task in self.tasks:
+            one_of("tasks: data set without sizes in targets", task.split("/")[0], self.targets)
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of the experiment.
+
+    Attributes:
+        dataset, network: the task.
+        strategy: a key of ``STRATEGIES``.
+        techniques: out of ``TECHNIQUES``.
+        configs: the complete training of every repeat.
+        budgets: what is measured on each.
+    """
+
+    dataset: str
+    network: str
+    strategy: str
+    techniques: frozenset[str]
+    configs: tuple[TrainingConfig, ...]
+    budgets: BudgetConfig
+
+    @property
+    def task(self) -> str:
+        """Data set and network."""
+        return f"{self.dataset}/{self.network}"
+
+    @property
+    def id(self) -> str:
+        """For instance ``cifar10-resnet20-layer_freezing-pretraining``."""
+        return self.configs[0].name
+
+    @property
+    def label(self) -> str:
+        """Strategy and techniques for readers."""
+        return " + ".join([words(self.strategy), *map(words, self.ordered)])
+
+    @property
+    def ordered(self) -> list[str]:
+        """The techniques in their usual order."""
+        return [technique for technique in TECHNIQUES if technique in self.techniques]
+
+
+def words(name: str) -> str:
+    """A strategy or a technique for readers."""
+    return {"batch_norm": "frozen batch norm"}.get(name, name.replace("_", " "))
+
+
+def cells(study: Study) -> list[Cell]:
+    """All cells, task by task. Frozen batch norm drops out where a network has none."""
+    table = []
+    for task, design in study.tasks.items():
+        dataset, network = task.split("/")
+        for strategy, techniques in DESIGNS[design]:
+            if "batch_norm" in techniques and not models.has_batch_norm(network):
+                continue
+            configs = tuple(
+                _fine_tuning(study, dataset, network, strategy, techniques, seed)
+                for seed in range(study.repeats)
+            )
+            table.append(
+                Cell(dataset, network, strategy, techniques, configs, _budgets(study, dataset))
+            )
+    return table
+
+
+def source(study: Study, network: str, robust: bool) -> TrainingConfig:
+    """The network that fine-tuning starts from; trained once, as published weights are."""
+    return TrainingConfig(
+        name=f"{study.source_dataset}-{network}-{'pgd' if robust else 'nat'}",
+        network=network,
+        dataset=study.source_dataset,
+        image_size=study.source_image_size,
+        train_size=study.source_train_size,
+        validation_size=study.source_validation_size,
+        attack=_attack(study) if robust else None,
+        halves="joint",
+        epochs=study.source_epochs,
+        optimizer="adam",
+        learning_rate=study.source_learning_rate,
+        weight_decay=0,
+        schedule="one_cycle",
+        batch_size=study.source_batch_size,
+        precision=study.precision,
+        pretrained=study.pretrained,
+        strategy="all" if study.pretrained else None,
+    )
+
+
+def _fine_tuning(
+    study: Study,
+    dataset: str,
+    network: str,
+    strategy: str,
+    techniques: frozenset[str],
+    seed: int,
+) -> TrainingConfig:
+    target = study.targets[dataset]
+    robust = "pretraining" in techniques
+    published = study.pretrained and not robust  # the source is a download
+    return TrainingConfig(
+        name="-".join(
+            [dataset, network, strategy, *(t for t in TECHNIQUES if t in techniques)],
+        ),
+        network=network,
+        dataset=dataset,
+        image_size=target.image_size,
+        train_size=target.train_size,
+        validation_size=target.validation_size,
+        attack=_attack(study) if "augmentation" in techniques else None,
+        halves="joint",
+        epochs=target.epochs,
+        optimizer="adam",
+        learning_rate=study.learning_rate,
+        weight_decay=0,
+        decay_epochs=(),
+        batch_size=study.batch_size,
+        precision=study.precision,
+        seed=seed,
+        source=None if published else source(study, network, robust),
+        pretrained=published,
+        strategy=STRATEGIES[strategy],
+        frozen_batch_norm="freeze_all" if "batch_norm" in techniques else "adapt",
+    )
+
+
+def _attack(study: Study) -> PGD:
+    return PGD(
+        threat_model=ThreatModel(epsilon=study.training_epsilon),
+        steps=study.training_steps,
+        step_size=study.training_step_ratio * study.training_epsilon,
+    )
+
+
+def _budgets(study: Study, dataset: str) -> BudgetConfig:
+    target = study.targets[dataset]
+    return BudgetConfig(
+        dataset=dataset,
+        image_size=target.image_size,
+        test_size=target.test_size,
+        epsilons=study.epsilons,
+        steps=study.steps,
+        step_ratio=study.step_ratio,
+        deepfool_images=0 if dataset in data.MULTI_LABEL else study.deepfool_images,
+    )
+
+
+def select(table: list[Cell], ids: list[str]) -> list[Cell]:
+    """The cells with these ids, in the order of the table; all of them for an empty list.
+
+    Raises:
+        ValueError: an unknown id, or something else than a list.
+    """
+    if not isinstance(ids, list):
+        raise ValueError(f"cells = {ids!r}: allowed is a list")
+    for wanted in ids:
+        one_of("cells", wanted, [cell.id for cell in table])
+    return [cell for cell in table if not ids or cell.id in ids]
+
+
+def read_study(path: Path | str) -> Study:
+    """Read a study in a papermill parameter file; see ``experiments.read_complete``."""
+    return read_complete(Study, path)
