@@ -73,6 +73,11 @@ class Profile(Config):
     precision: Precision = "fp32"
     seed: int = Field(0, ge=0)
 
+    @property
+    def folder(self) -> str:
+        """Where its records are published, under ``book/results``."""
+        return self.profile
+
 
 @dataclass(frozen=True)
 class Network:

@@ -1,18 +1,19 @@
 """From a notebook's parameter cell to a validated experiment and runner."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from robust_transfer import paths
-from robust_transfer.experiments import Profile
+from robust_transfer.experiments import AnyConfig, Profile
 from robust_transfer.runner import Runner
+from robust_transfer.study import Study
 
 INJECTED = "# Parameters"
 """First line of the cell in which papermill puts the parameters it was given."""
 
 
 def settings(namespace: Mapping[str, object], *own: str) -> tuple[Profile, Runner]:
-    """Validate the parameters of a notebook.
+    """Validate the parameters of a notebook on paper A's experiment.
 
     Args:
         namespace: the notebook's ``globals()``.
@@ -25,17 +26,28 @@ def settings(namespace: Mapping[str, object], *own: str) -> tuple[Profile, Runne
         ValueError: a parameter that no cell of the notebook knows (papermill itself only warns),
             or a value that is not allowed.
     """
-    shared = {*Profile.model_fields, *Runner.model_fields}
+    return _settings(Profile, namespace, own)
+
+
+def study_settings(namespace: Mapping[str, object], *own: str) -> tuple[Study, Runner]:
+    """Validate the parameters of a notebook on paper B's experiment; see ``settings``."""
+    return _settings(Study, namespace, own)
+
+
+def _settings(
+    kind: type[AnyConfig], namespace: Mapping[str, object], own: Collection[str]
+) -> tuple[AnyConfig, Runner]:
+    shared = {*kind.model_fields, *Runner.model_fields}
     if unknown := sorted(_injected(namespace) - shared - {*own}):
         known = ", ".join(sorted({*shared, *own}))
         raise ValueError(f"unknown parameter {', '.join(unknown)}; known: {known}")
-    profile = Profile(**{name: namespace[name] for name in Profile.model_fields})
+    experiment = kind(**{name: namespace[name] for name in kind.model_fields})
     where = {name: namespace[name] for name in Runner.model_fields}
     if where["published_dir"]:
-        where["published_dir"] = f"{where['published_dir']}/{profile.profile}"
+        where["published_dir"] = f"{where['published_dir']}/{experiment.folder}"
     for name in ("results_dir", "published_dir", "data_dir"):
         where[name] = paths.resolve(where[name])
-    return profile, Runner(**where)
+    return experiment, Runner(**where)
 
 
 def _injected(namespace: Mapping[str, object]) -> set[str]:

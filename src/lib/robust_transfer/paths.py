@@ -5,6 +5,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 NOTEBOOKS = ROOT / "notebooks"
 PROFILES = NOTEBOOKS / "profiles"
+STUDIES = NOTEBOOKS / "studies"
 BOOK = ROOT / "book"
 EXECUTED = BOOK / "_executed"
 GENERATED = BOOK / "_static" / "generated"

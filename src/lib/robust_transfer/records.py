@@ -62,12 +62,19 @@ class Store:
         """Where the record of ``config`` is written."""
         return self.root / folder_name(config)
 
-    def find(self, config: TrainingConfig) -> Record | None:
-        """The finished record of ``config``, or None; a damaged one is named and set aside."""
+    def find(self, config: TrainingConfig, weights: bool = False) -> Record | None:
+        """The finished record of ``config``, or None; a damaged one is named and set aside.
+
+        Args:
+            config: the network.
+            weights: pass over a record that was published for its numbers alone.
+        """
         for layer in self.layers:
             folder = layer / folder_name(config)
             content = self.read_sealed(folder / RECORD)
-            if content is not None and self._whole(folder, content, config):
+            if content is None or (weights and not (folder / WEIGHTS).exists()):
+                continue
+            if self._whole(folder, content, config):
                 return Record(folder, content)
         return None
 
@@ -77,6 +84,8 @@ class Store:
             return False
         for name, checksum in content["sha256"].items():
             path = folder / name
+            if name == WEIGHTS and not path.exists() and not path.is_relative_to(self.root):
+                continue  # published for its numbers alone
             if not path.exists():
                 self._reject(folder / RECORD, f"{name} is missing")
                 return False
@@ -133,7 +142,7 @@ class Store:
 
         A second process that asks for the same network waits for the first.
         """
-        if (record := self.find(config)) is not None:
+        if (record := self.find(config, weights=True)) is not None:
             return record
         source_state = None
         if config.source is not None:
@@ -141,7 +150,7 @@ class Store:
             source_state = self.state(config.source)
         folder = self.folder(config)
         with lock(folder):
-            if (record := self.find(config)) is None:
+            if (record := self.find(config, weights=True)) is None:
                 images = load_data(config, data_dir)
                 checkpoint = folder / "checkpoint.safetensors"
                 best, progress = train(config, images, device, checkpoint, source_state, on_epoch)
@@ -177,9 +186,10 @@ class Store:
 
     def state(self, config: TrainingConfig) -> dict[str, Tensor]:
         """The published weights of a finished network, float32, on the CPU."""
-        record = self.find(config)
+        record = self.find(config, weights=True)
         if record is None:
-            raise FileNotFoundError(f"{self.folder(config)}: no finished record of {config.name}")
+            where = self.folder(config)
+            raise FileNotFoundError(f"{where}: no finished record of {config.name} with weights")
         state = self.state(config.source) if config.source is not None else {}
         state |= safetensors.torch.load_file(record.folder / WEIGHTS)
         return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}

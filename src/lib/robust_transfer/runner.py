@@ -9,7 +9,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
 from multiprocessing import active_children, get_context
@@ -20,9 +20,10 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from robust_transfer import data, evaluation, records, training
+from robust_transfer import budgets, data, evaluation, records, training
 from robust_transfer.attacks import loss_of
 from robust_transfer.checks import Config
+from robust_transfer.study import Cell
 from robust_transfer.training import TrainingConfig, initial_model
 
 BYTES_PER_WEIGHT = 16
@@ -62,19 +63,23 @@ class Runner(Config):
             raise ValueError("device = 'cuda': no CUDA GPU here; allowed are auto, cpu")
         return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
-    def missing(self, configs: list[TrainingConfig]) -> list[TrainingConfig]:
+    def missing(self, configs: list[TrainingConfig], weights: bool = False) -> list[TrainingConfig]:
         """The networks without a finished record, and their sources without one, sources first."""
         wanted = {c.hash: c for config in configs for c in _lineage(config)}
-        return [c for c in wanted.values() if self.store.find(c) is None]
+        return [c for c in wanted.values() if self.store.find(c, weights) is None]
 
-    def train(self, configs: list[TrainingConfig]) -> list[records.Record]:
+    def train(self, configs: list[TrainingConfig], weights: bool = False) -> list[records.Record]:
         """Train the networks that have no record yet, sources first; return all records.
+
+        Args:
+            configs: the networks.
+            weights: train those anew whose record was published without them.
 
         Raises:
             ValueError, OSError: settings, data or disk that cannot work, before any training.
             RuntimeError: some networks failed; what is finished stays.
         """
-        if missing := self.missing(configs):
+        if missing := self.missing(configs, weights):
             self._announce(missing)
             self._run(self._train_one, missing, {c.hash: c.epochs for c in missing}, "epoch")
         return [self.store.find(config) for config in configs]
@@ -97,6 +102,38 @@ class Runner(Config):
             work = partial(self._evaluate_one, how)
             self._run(work, missing, {c.hash: 1 for c in missing}, "network")
         return [evaluation.find(self.store, config, how) for config in configs]
+
+    def measure(self, table: Sequence[Cell]) -> list[list[budgets.Budgets]]:
+        """Train what is missing for paper B's cells and measure it; return all measurements.
+
+        What was published without weights is trained anew where a measurement is missing.
+
+        Returns:
+            Per cell the measurements of its repeats.
+
+        Raises:
+            RuntimeError: some networks failed; what is finished stays.
+        """
+        wanted = {config.hash: (config, cell.budgets) for cell in table for config in cell.configs}
+        missing = {
+            config.hash: config
+            for config, how in wanted.values()
+            if budgets.find(self.store, config, how) is None
+        }
+        if missing:
+            self.train(list(missing.values()), weights=True)
+            print(f"measuring {len(missing)} networks", flush=True)
+            hows = {key: wanted[key][1] for key in missing}
+            work = partial(self._measure_one, hows)
+            self._run(work, list(missing.values()), dict.fromkeys(missing, 1), "network")
+        return [
+            [budgets.find(self.store, config, cell.budgets) for config in cell.configs]
+            for cell in table
+        ]
+
+    def _measure_one(self, hows: dict[str, budgets.BudgetConfig], config: TrainingConfig) -> None:
+        how = hows[config.hash]
+        budgets.get_or_measure(self.store, config, how, self.data_dir, self.torch_device)
 
     def _train_one(self, config: TrainingConfig) -> None:
         self.store.get_or_train(config, self.data_dir, self.torch_device)

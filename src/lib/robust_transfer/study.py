@@ -144,6 +144,11 @@ class Study(Config):
     deepfool_images: int = Field(100, ge=0)
     precision: Precision = "fp32"
 
+    @property
+    def folder(self) -> str:
+        """Where its records are published, under ``book/results``."""
+        return f"study-{self.study}"
+
     @model_validator(mode="after")
     def _every_target_has_sizes(self) -> Self:
         for task in self.tasks:

@@ -1,0 +1,61 @@
+"""Which classes are taken for which, clean and under attack (paper B, §IV.C)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from robust_transfer.budgets import Budgets
+
+DRAWS = 2000
+"""Relabellings of the permutation test; its p-value is then known to about a hundredth."""
+
+
+def confusion(repeats: Sequence[Budgets], attack: str, epsilon: float) -> pd.DataFrame:
+    """Images per true (rows) and predicted class (columns), added up over repeats."""
+    return sum(budgets.confusion(attack, epsilon) for budgets in repeats)
+
+
+def between(counts: pd.DataFrame, first: str, second: str) -> float:
+    """Share of all errors that confuse two classes, either way, in [0, 1]; NaN without errors."""
+    errors = counts.to_numpy().sum() - np.trace(counts.to_numpy())
+    pair = counts.loc[first, second] + counts.loc[second, first]
+    return float(pair / errors) if errors else float("nan")
+
+
+def evenly(counts: pd.DataFrame) -> float:
+    """The share of a pair of classes if errors were spread evenly over all pairs."""
+    return 2 / (len(counts) * (len(counts) - 1))
+
+
+def concentration(counts: pd.DataFrame) -> float:
+    """Share of the errors in the tenth of class pairs that have most, in [0, 1]."""
+    pairs = np.sort(_pairs(counts))[::-1]
+    top = max(1, round(len(pairs) / 10))
+    return float(pairs[:top].sum() / pairs.sum()) if pairs.sum() else float("nan")
+
+
+def same_pairs(clean: pd.DataFrame, attacked: pd.DataFrame) -> tuple[float, float]:
+    """Whether an attack confuses the classes that are confused without it (Mantel's test).
+
+    Returns:
+        Pearson's correlation of the two symmetric matrices over pairs of classes, and its
+        one-sided p-value under relabellings of the classes of one (Mantel 1967); NaN and 1 where
+        one of them has the same count in every pair.
+    """
+    fixed, counts = _pairs(clean), attacked.to_numpy()
+    if np.ptp(fixed) == 0 or np.ptp(_pairs(attacked)) == 0:
+        return float("nan"), 1.0
+    rng = np.random.default_rng(0)  # the same relabellings in every build of the book
+    observed = np.corrcoef(fixed, _pairs(counts))[0, 1]
+    orders = (rng.permutation(len(counts)) for _ in range(DRAWS))
+    drawn = [np.corrcoef(fixed, _pairs(counts[np.ix_(o, o)]))[0, 1] for o in orders]
+    as_high = sum(value >= observed - 1e-12 for value in drawn)
+    return float(observed), (as_high + 1) / (DRAWS + 1)
+
+
+def _pairs(counts: pd.DataFrame | np.ndarray) -> np.ndarray:
+    """Confusions of each pair of classes, either way."""
+    matrix = np.asarray(counts)
+    upper = np.triu_indices(len(matrix), 1)
+    return (matrix + matrix.T)[upper]
