@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 
 from robust_transfer.budgets import Budgets
+from robust_transfer.data import CLASS_NAMES
+from robust_transfer.study import Cell
 
 DRAWS = 2000
 """Relabellings of the permutation test; its p-value is then known to about a hundredth."""
@@ -52,6 +54,36 @@ def same_pairs(clean: pd.DataFrame, attacked: pd.DataFrame) -> tuple[float, floa
     drawn = [np.corrcoef(fixed, _pairs(counts[np.ix_(o, o)]))[0, 1] for o in orders]
     as_high = sum(value >= observed - 1e-12 for value in drawn)
     return float(observed), (as_high + 1) / (DRAWS + 1)
+
+
+def summary(
+    table: Sequence[Cell], measured: Sequence[Sequence[Budgets]], epsilon: float
+) -> pd.DataFrame:
+    """Where errors fall under PGD, a row per cell without independent labels.
+
+    Returns:
+        For readers: share of the errors on the tenth of class pairs that have most, correlation
+        with the clean confusions and its p-value, and for CIFAR-10 the share of cat and dog.
+    """
+    lines = {}
+    for cell, repeated in zip(table, measured, strict=True):
+        if repeated[0].labels.ndim > 1 or len(CLASS_NAMES[cell.dataset]) < 3:
+            continue
+        clean = confusion(repeated, "natural", 0.0)
+        attacked = confusion(repeated, "pgd", epsilon)
+        correlation, p = same_pairs(clean, attacked)
+        line = {
+            "errors": int(attacked.to_numpy().sum() - np.trace(attacked.to_numpy())),
+            "on a tenth of the pairs": f"{100 * concentration(attacked):.0f} %",
+            "correlation with clean": f"{correlation:.2f}",
+            "p": f"{p:.3f}",
+        }
+        if {"cat", "dog"} <= set(clean):
+            for name, counts in (("clean", clean), ("attacked", attacked)):
+                line[f"cat and dog, {name}"] = f"{100 * between(counts, 'cat', 'dog'):.1f} %"
+            line["spread evenly"] = f"{100 * evenly(attacked):.1f} %"
+        lines[f"{cell.task}, {cell.label}"] = line
+    return pd.DataFrame.from_dict(lines, "index")
 
 
 def _pairs(counts: pd.DataFrame | np.ndarray) -> np.ndarray:

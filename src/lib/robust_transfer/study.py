@@ -7,7 +7,7 @@ table, each cell with the complete configuration of every repeat and of what is 
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -19,14 +19,17 @@ from robust_transfer.engine import Precision
 from robust_transfer.experiments import read_complete
 from robust_transfer.training import TrainingConfig
 
-STRATEGIES = {
+Strategy = Literal["full_finetuning", "layer_freezing", "feature_extraction"]
+Technique = Literal["pretraining", "batch_norm", "augmentation"]
+
+STRATEGIES: dict[Strategy, str] = {
     "full_finetuning": "all",
     "layer_freezing": "stage3",
     "feature_extraction": "head",
 }
 """Paper B's strategies, with the keys of ``transfer.STRATEGIES``."""
 
-TECHNIQUES = ("pretraining", "batch_norm", "augmentation")
+TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
 """Adversarial pre-training, frozen batch norm, adversarial augmentation (paper B, §III.F)."""
 
 NONE: frozenset[str] = frozenset()
@@ -89,6 +92,7 @@ class Study(Config):
         study: name of this scale, shown with every number.
         tasks: ``data set/network`` → the design it is run with, a key of ``DESIGNS``.
         targets: data set → its sizes, for every data set of ``tasks``.
+        strategies, techniques: cells with others are left out of every design.
         repeats: seeds of each cell; 0, 1, … vary head, order and augmentation.
         pretrained: start from published ImageNet weights; else sources are trained from scratch.
         source_dataset: on what sources are trained; with ``pretrained`` only the robust ones.
@@ -124,6 +128,8 @@ class Study(Config):
         },
         min_length=1,
     )
+    strategies: tuple[Strategy, ...] = Field(tuple(STRATEGIES), min_length=1)
+    techniques: tuple[Technique, ...] = TECHNIQUES
     repeats: int = Field(3, ge=2)
     pretrained: bool = True
     source_dataset: data.Known = "imagenet_subset"
@@ -198,7 +204,8 @@ class Cell:
 
 def words(name: str) -> str:
     """A strategy or a technique for readers."""
-    return {"batch_norm": "frozen batch norm"}.get(name, name.replace("_", " "))
+    special = {"batch_norm": "frozen batch norm", "full_finetuning": "full fine-tuning"}
+    return special.get(name, name.replace("_", " "))
 
 
 def cells(study: Study) -> list[Cell]:
@@ -207,7 +214,8 @@ def cells(study: Study) -> list[Cell]:
     for task, design in study.tasks.items():
         dataset, network = task.split("/")
         for strategy, techniques in DESIGNS[design]:
-            if "batch_norm" in techniques and not models.has_batch_norm(network):
+            wanted = strategy in study.strategies and techniques <= set(study.techniques)
+            if not wanted or ("batch_norm" in techniques and not models.has_batch_norm(network)):
                 continue
             configs = tuple(
                 _fine_tuning(study, dataset, network, strategy, techniques, seed)

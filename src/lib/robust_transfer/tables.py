@@ -68,7 +68,9 @@ def percent(share: float | None) -> str:
 
 
 def html(table: pd.DataFrame) -> HTML:
-    """Show a table in a notebook, network labels with their subscripts."""
+    """Show a table in a notebook, network labels with their subscripts; say so if it is empty."""
+    if table.empty:
+        return HTML("<p>This run has nothing to show here.</p>")
     table = table.rename_axis(None)
     return HTML(table.to_html(escape=False, float_format="{:.1f}".format, border=0))
 

@@ -5,6 +5,7 @@ turn the judgements into tables.
 """
 
 from robust_transfer.claims.evidence import Evidence, gather
+from robust_transfer.claims.gathered import Gathered
 from robust_transfer.claims.verdicts import (
     Judgement,
     differences,
@@ -19,6 +20,7 @@ from robust_transfer.claims.verdicts import (
 
 __all__ = [
     "Evidence",
+    "Gathered",
     "Judgement",
     "differences",
     "findings",

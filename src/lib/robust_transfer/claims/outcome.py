@@ -1,5 +1,6 @@
 """How a test went, and how several outcomes make a verdict."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -60,7 +61,9 @@ def holds(condition: bool) -> Verdict:
 
 
 def signed(points: float) -> str:
-    """A difference in percentage points, with its sign."""
+    """A difference in percentage points, with its sign; nothing for NaN, which nobody printed."""
+    if math.isnan(points):
+        return ""
     return f"{points:+.1f}".replace("-", "−")
 
 

@@ -1,13 +1,22 @@
-"""The claims of paper B: what its printed tables settle by themselves, and what waits for runs."""
+"""The claims of paper B: settled by its printed tables, or tested on the cells of a study."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from robust_transfer import paths
+from robust_transfer import errors, paths, study_tables, trials
 from robust_transfer.claims.evidence import Evidence
-from robust_transfer.claims.outcome import ALPHA
-from robust_transfer.claims.rules import Check, Claim, Fact
+from robust_transfer.claims.gathered import HIGH, NATURAL, Gathered, column
+from robust_transfer.claims.outcome import ALPHA, signed
+from robust_transfer.claims.quantities import Cell as Accuracy
+from robust_transfer.claims.rules import Check, Claim, Difference, Fact, Order
+from robust_transfer.study import STRATEGIES
+from robust_transfer.study_tables import epsilon_words
+
+READING = "settled by reading the paper and what it cites, not by computing"
 
 
 def printed() -> pd.DataFrame:
@@ -33,8 +42,7 @@ def freezing(_: Evidence) -> Fact:
 def pretraining(_: Evidence) -> Fact:
     """M04: adversarial pre-training over any strategy without it, at most."""
     table = printed()
-    strategies = ("full_finetuning", "feature_extraction", "layer_freezing")
-    pairs = [gains(table["with_pretraining"], table[strategy]) for strategy in strategies]
+    pairs = [gains(table["with_pretraining"], table[strategy]) for strategy in STRATEGIES]
     points, relative = np.max(pairs, axis=0)
     text = f"at most {points:.1f} points, {relative:.1f} %"
     return Fact(bool(max(points, relative) >= 25), text, "25 %")
@@ -50,22 +58,306 @@ def power(_: Evidence) -> Fact:
     return Fact(None, f"standard deviation at most {text} points")
 
 
-RUNS = "needs the experiment of this paper, which has not been run here"
-READING = "settled by reading the paper and what it cites, not by computing"
+def groups(found: Gathered) -> dict[str, dict[str, Claim]]:
+    """All claims of paper B by group; those that a study's tasks do not reach say so."""
+    return {
+        "Strategies": _strategies(found),
+        "Techniques": _techniques(found),
+        "Networks and data": _data(found),
+        "Attacks and errors": _attacks(found),
+        "Text": {f"M{i:02}": Claim(lacking=READING) for i in (21, 22, 23)},
+    }
 
-GROUPS = {
-    "Second paper": {
+
+def _claim(*rules, lacking: str = "") -> Claim:
+    """A claim with the rules that there are; without any it says what is missing."""
+    return Claim(*rules, lacking=lacking if rules else lacking or "no task of this study tests it")
+
+
+def _strategies(found: Gathered) -> dict[str, Claim]:
+    usual = ("layer_freezing", "full_finetuning", "feature_extraction")
+    standard = ("full_finetuning", "layer_freezing", "feature_extraction")
+    ordered, natural = [], []
+    for techniques, source in (((), "natural"), (("pretraining",), "robust")):
+        named = {strategy: found.named(strategy, *techniques) for strategy in STRATEGIES}
+        for task in set.intersection(*(set(tasks) for tasks in named.values())):
+            conditions = [(a, e) for a in ("fgsm", "pgd") for e in found.study.epsilons]
+            pairs = _in_turn([named[s][task] for s in usual], *(column(*at) for at in conditions))
+            words = f"{task}, {source} source: freezing > full > extraction at every ε"
+            ordered.append(Order(pairs, words))
+            if not techniques:
+                pairs = _in_turn([named[s][task] for s in standard], NATURAL)
+                natural.append(Order(pairs, f"{task}: full > freezing > extraction, natural"))
+    pairs = study_tables.strategy_pairs(found.cells)
+    return {
+        "M01": _claim(*_sorted(ordered)),
         "M02": Claim(Check("gain under PGD in the printed table reaches 5.2 %", freezing)),
+        "M11": _claim(
+            Check("what p < 0.05 in three runs implies", power),
+            *(Check(f"p < 0.05 in every task, ε = {epsilon_words(e)}", _tested(found, pairs, e))
+              for e in found.shown if pairs),
+        ),
+        "M13": _claim(*_sorted(natural)),
+        "M15": _claim(*_per_task(found, "best cell freezes layers, with a technique", _best)),
+    }  # fmt: skip
+
+
+def _in_turn(ids: list[str], *columns: str) -> tuple[tuple[Accuracy, Accuracy], ...]:
+    """Each network with the one after it, in every column."""
+    return tuple(
+        (Accuracy(first, at), Accuracy(second, at))
+        for at in columns
+        for first, second in pairwise(ids)
+    )
+
+
+def _sorted(rules: list[Order]) -> list[Order]:
+    return sorted(rules, key=lambda rule: rule.words)
+
+
+def _tested(
+    found: Gathered, pairs: list[tuple[str, str]], epsilon: float
+) -> Callable[[Evidence], Fact]:
+    def compute(_: Evidence) -> Fact:
+        tests = trials.compare(found.rows, pairs, "pgd", epsilon)
+        positive = (tests["adjusted"] < ALPHA) & (tests["difference"] > 0)
+        task_of = {cell.id: cell.task for cell in found.cells}
+        text = ", ".join(
+            f"{task_of[row.first]} {signed(row.difference)} (p = {row.adjusted:.2f})"
+            for row in tests.itertuples()
+        )
+        return Fact(bool(positive.all()), text, "p < 0.05", _cells(tests["first"], "pgd", epsilon))
+
+    return compute
+
+
+def _cells(ids: Sequence[str], attack: str, epsilon: float) -> tuple[Accuracy, ...]:
+    return tuple(Accuracy(name, column(attack, epsilon)) for name in ids)
+
+
+Judge = Callable[[Gathered, str, float], Fact | None]
+"""From a task and an epsilon to what they say of a claim; None if the task lacks the cells."""
+
+
+def _per_task(found: Gathered, words: str, judge: Judge) -> list[Check]:
+    """One check per task and budget that can say something."""
+    checks = []
+    for task in dict.fromkeys(cell.task for cell in found.cells):
+        for epsilon in found.shown:
+            if (fact := judge(found, task, epsilon)) is not None:
+                text = f"{task}, ε = {epsilon_words(epsilon)}: {words}"
+                checks.append(Check(text, lambda _, fact=fact: fact))
+    return checks
+
+
+def _best(found: Gathered, task: str, epsilon: float) -> Fact | None:
+    """M15: among all strategies and techniques, which cell stands PGD best."""
+    of_task = [cell for cell in found.cells if cell.task == task]
+    if len(of_task) < 3 * len(STRATEGIES):
+        return None
+    means = {
+        cell.id: trials.accuracies(found.rows, cell.id, "pgd", epsilon).mean() for cell in of_task
+    }
+    best = max(of_task, key=lambda cell: means[cell.id])
+    helped = {"pretraining", "augmentation"} & best.techniques
+    text = f"{best.label}: {means[best.id]:.1f} %"
+    holds = best.strategy == "layer_freezing" and bool(helped)
+    return Fact(holds, text, cells=_cells(list(means), "pgd", epsilon))
+
+
+def _techniques(found: Gathered) -> dict[str, Claim]:
+    base = found.named("layer_freezing")
+    robust = found.named("layer_freezing", "pretraining")
+    augmented = found.named("layer_freezing", "augmentation")
+    high = column("pgd", HIGH)
+    at_high = HIGH in found.shown
+    both = [task for task in robust if task in augmented and at_high]
+    cost = [task for task in found.on("CIFAR-10") if task in robust and task in base and at_high]
+    frozen = [
+        Difference(frozen_cell, plain, high, 0.0)
+        for strategy in STRATEGIES
+        for others in ((), ("pretraining",))
+        for task, frozen_cell in found.named(strategy, *others, "batch_norm").items()
+        for plain in [found.named(strategy, *others).get(task)]
+        if plain and at_high
+    ]
+    return {
         "M04": Claim(
             Check("gain under PGD in the printed tables reaches 25 %", pretraining),
-            lacking="robust and natural sources of this paper's kind have not been compared here",
+            *(Difference(robust[task], base[task], high) for task in robust if at_high),
         ),
-        "M11": Claim(
-            Check("what p < 0.05 in three runs implies", power),
-            lacking="no run of ours says how large the spread over seeds is",
+        "M05": _claim(*(Difference(robust[task], augmented[task], high) for task in both)),
+        "M06": _claim(
+            *(Difference(augmented[t], base[t], high, 4.0) for t in augmented if at_high)
+        ),
+        "M07": _claim(*frozen, lacking="input-gradient norms were not measured"),
+        "M08": _claim(*_spread(found)),
+        "M12": _claim(
+            *(Difference(base[task], robust[task], NATURAL, 1.2) for task in cost),
+            *(Difference(robust[task], base[task], high, 6.7) for task in cost),
         ),
     }
-    | {f"M{i:02}": Claim(lacking=READING) for i in (21, 22, 23)}
-    | {f"M{i:02}": Claim(lacking=RUNS) for i in (1, 3, *range(5, 11), *range(12, 21))}
-}
-"""All claims of paper B; those that its printed tables decide come first."""
+
+
+def _spread(found: Gathered) -> list[Check]:
+    """M08: whether frozen batch norm narrows the spread over seeds."""
+    pairs = [
+        (found.named(cell.strategy, *cell.techniques - {"batch_norm"})[cell.task], cell.id)
+        for cell in found.cells
+        if "batch_norm" in cell.techniques
+    ]
+    if not pairs or HIGH not in found.shown:
+        return []
+
+    def residuals(ids: list[str]) -> np.ndarray:
+        values = [trials.accuracies(found.rows, i, "pgd", HIGH).to_numpy() for i in ids]
+        return np.concatenate([seeds - seeds.mean() for seeds in values])
+
+    def compute(_: Evidence) -> Fact:
+        adapting, frozen = (residuals([pair[k] for pair in pairs]) for k in (0, 1))
+        p = float(stats.levene(adapting, frozen, center="median").pvalue)
+        freedom = len(pairs) * (found.study.repeats - 1)
+        sds = [float(np.sqrt((part**2).sum() / freedom)) for part in (adapting, frozen)]
+        text = f"standard deviation {sds[0]:.2f} adapting, {sds[1]:.2f} frozen (p = {p:.2f})"
+        return Fact(sds[1] < sds[0] and p < ALPHA, text, cells=_cells(pairs[0], "pgd", HIGH))
+
+    return [Check("frozen batch norm has the smaller spread over seeds under PGD", compute)]
+
+
+def _data(found: Gathered) -> dict[str, Claim]:
+    plain = found.named("full_finetuning")
+    return {
+        "M09": _claim(*_transformers(plain, found.shown)),
+        "M10": _claim(*_medical(found, plain)),
+        "M19": Claim(lacking="needs a backbone pre-trained without the target's classes"),
+        "M20": _claim(*_multilabel(found, plain)),
+    }
+
+
+def _transformers(plain: dict[str, str], shown: list[float]) -> list[Difference]:
+    """M09: a ViT above every CNN fine-tuned on the same data."""
+    rules = []
+    for task, vit in plain.items():
+        dataset, _, network = task.partition("/")
+        if "vit" not in network:
+            continue
+        rules += [
+            Difference(vit, cnn, column("pgd", epsilon), 0.0)
+            for other, cnn in plain.items()
+            if other.split("/")[0] == dataset and "vit" not in other
+            for epsilon in shown
+        ]
+    return rules
+
+
+def _medical(found: Gathered, plain: dict[str, str]) -> list[Check]:
+    """M10: chest X-rays against the other data sets, by three measures."""
+    chest = [task for task in found.on("ChestX-ray") if task in plain]
+    others = [task for task in plain if task not in found.on("ChestX-ray")]
+    if not chest or not others:
+        return []
+    measures = {
+        "PGD accuracy": lambda natural, attacked: attacked,
+        "robustness drop (smaller is better)": lambda natural, attacked: attacked - natural,
+        "share of accuracy kept": lambda natural, attacked: attacked / natural,
+    }
+    checks = []
+    for epsilon in found.shown:
+        for words, measure in measures.items():
+
+            def compute(evidence: Evidence, epsilon=epsilon, measure=measure) -> Fact:
+                at = column("pgd", epsilon)
+                cells = {t: (Accuracy(plain[t], NATURAL), Accuracy(plain[t], at)) for t in plain}
+                values = {t: measure(*map(evidence.mean, pair)) for t, pair in cells.items()}
+                lowest = min(values, key=values.get)
+                return Fact(
+                    lowest in chest, f"lowest: {lowest}", cells=sum(cells.values(), start=())
+                )
+
+            text = f"ε = {epsilon_words(epsilon)}: chest X-rays have the lowest {words}"
+            checks.append(Check(text, compute))
+    return checks
+
+
+def _multilabel(found: Gathered, plain: dict[str, str]) -> list[Check]:
+    """M20: accuracy on chest X-rays beside what it hides."""
+    checks = []
+    for task in found.on("ChestX-ray"):
+        if task not in plain:
+            continue
+
+        def compute(_: Evidence, name=plain[task]) -> Fact:
+            repeated = found.measured[name]
+            means = {
+                "accuracy": np.mean([100 * b.accuracy() for b in repeated]),
+                "majority class": study_tables.majority(repeated[0]),
+                "balanced accuracy": np.mean([100 * b.balanced_accuracy() for b in repeated]),
+                "AUROC": np.mean([100 * b.auroc() for b in repeated]),
+            }
+            text = ", ".join(f"{words} {value:.1f}" for words, value in means.items())
+            return Fact(None, text, cells=(Accuracy(name, NATURAL),))
+
+        checks.append(Check(f"{task}: accuracy beside other measures", compute))
+    return checks
+
+
+def _attacks(found: Gathered) -> dict[str, Claim]:
+    return {
+        "M03": _claim(*_per_task(found, "PGD accuracy at least 50 %", _keeps_half)),
+        "M14": _claim(*_per_task(found, "FGSM − PGD between 10 and 16 points", _attack_gap)),
+        "M16": _claim(*_similar_classes(found)),
+        "M17": Claim(lacking="the paper prints no DeepFool number; ours are on the study's page"),
+        "M18": _claim(*_budget(found)),
+    }
+
+
+def _keeps_half(found: Gathered, task: str, epsilon: float) -> Fact | None:
+    name = found.named("full_finetuning").get(task)
+    if name is None:
+        return None
+    mean = trials.accuracies(found.rows, name, "pgd", epsilon).mean()
+    return Fact(bool(mean >= 50), f"{mean:.1f} %", cells=_cells([name], "pgd", epsilon))
+
+
+def _attack_gap(found: Gathered, task: str, epsilon: float) -> Fact | None:
+    name = found.named("full_finetuning").get(task)
+    if name is None:
+        return None
+    fgsm, pgd = (
+        trials.accuracies(found.rows, name, attack, epsilon).mean() for attack in ("fgsm", "pgd")
+    )
+    cells = _cells([name], "fgsm", epsilon) + _cells([name], "pgd", epsilon)
+    return Fact(bool(10 <= fgsm - pgd <= 16), f"{fgsm - pgd:+.1f} points", cells=cells)
+
+
+def _similar_classes(found: Gathered) -> list[Check]:
+    """M16: errors under attack fall on the pairs that are confused without it."""
+    checks = []
+    for task in found.on("CIFAR-10"):
+        for strategy, techniques in (("full_finetuning", ()), ("layer_freezing", ("pretraining",))):
+            name = found.named(strategy, *techniques).get(task)
+            if name is None or HIGH not in found.shown:
+                continue
+
+            def compute(_: Evidence, name=name) -> Fact:
+                clean = errors.confusion(found.measured[name], NATURAL, 0.0)
+                attacked = errors.confusion(found.measured[name], "pgd", HIGH)
+                correlation, p = errors.same_pairs(clean, attacked)
+                pair = 100 * errors.between(attacked, "cat", "dog")
+                text = f"correlation {correlation:.2f} (p = {p:.3f}); cat and dog: {pair:.1f} %"
+                text += f" of the errors, {100 * errors.evenly(attacked):.1f} % if spread evenly"
+                return Fact(p < ALPHA, text, cells=_cells([name], "pgd", HIGH))
+
+            words = f"{found.evidence.label(name)}: pairs confused at ε = {epsilon_words(HIGH)}"
+            checks.append(Check(f"{words} are those confused without attack", compute))
+    return checks
+
+
+def _budget(found: Gathered) -> list[Check]:
+    """M18: which epsilon would give the share of accuracy that the paper's tables print."""
+    table = study_tables.needed_epsilons(found.rows, found.cells)
+    if table.empty:
+        return []
+    text = "; ".join(f"{name}: {row.iloc[-1]}" for name, row in table.iterrows())
+    fact = Fact(None, f"ε · 255 for PGD: {text}")
+    return [Check("which ε keeps the share of accuracy that the paper prints", lambda _: fact)]

@@ -55,6 +55,7 @@ class Difference:
         interval = evidence.gap(*pair)
         printed = quantities.gap(pair, evidence.printed)
         expected = printed if self.expected is None else self.expected
+        expected = 0.0 if math.isnan(expected) else expected  # nobody says how much
         full = interval.low > 0 and interval.mean >= expected / 2
         return Finding(
             quantities.compare(pair, "above", evidence.label),
@@ -164,7 +165,7 @@ class Order:
     def _count(self, gaps: Gaps) -> str:
         if len(self.pairs) == 1:
             return "".join(signed(gap) for _, gap in gaps)
-        return f"{sum(self._in_order(gap) for _, gap in gaps)} of {len(gaps)}"
+        return f"{sum(self._in_order(gap) for _, gap in gaps)} of {len(gaps)}" if gaps else ""
 
     def _judge(self, evidence: Evidence, ours: Gaps) -> dict[str, object]:
         """The fields of a finding that say how it went; names the exceptions if they are few."""

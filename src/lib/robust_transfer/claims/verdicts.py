@@ -23,7 +23,7 @@ from robust_transfer.claims.outcome import (
 )
 from robust_transfer.claims.rules import Claim
 
-MANY_SEEDS = {"D11": 5, "D12": 5, "D13": 5, "D14": 5, "D36": 5}
+MANY_SEEDS = {"D11": 5, "D12": 5, "D13": 5, "D14": 5, "D36": 5, "M01": 5, "M08": 8}
 SEEDS = 3
 """Seeds that a verdict asks for, with the claims that ask for more (fixed before any result)."""
 COUNTED = ("replicates", "partly", "fails", "untested")
