@@ -8,6 +8,7 @@ import papermill
 
 from robust_transfer import experiments, paths, pipeline
 from robust_transfer.records import Store
+from robust_transfer.study import read_study
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,11 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         profile = _profile_path(options.profile)
         if options.command == "publish":
-            store = Store(paths.resolve(options.results_dir))
-            target, missing = pipeline.publish(experiments.read_profile(profile), store)
-            print(f"published in {target}")
-            if missing:
-                print(f"not finished yet: {', '.join(missing)}")
+            _publish(profile, paths.resolve(options.results_dir))
             return 0
         where = {"results_dir": options.results_dir, "data_dir": options.data_dir}
         where |= {"device": options.device, "workers": options.workers}
@@ -33,6 +30,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _publish(profile: Path, results_dir: str) -> None:
+    """Publish what is finished of a profile, and of the study of the same name."""
+    jobs = [(pipeline.publish, experiments.read_profile(profile))]
+    if (own := paths.STUDIES / f"{profile.stem}.yaml").exists():
+        jobs.append((pipeline.publish_study, read_study(own)))
+    for publish, what in jobs:
+        target = paths.PUBLISHED / what.folder
+        missing = publish(what, Store(results_dir, target))
+        print(f"published in {target}")
+        if missing:
+            print(f"not finished yet: {', '.join(missing)}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -266,7 +266,7 @@ def get_or_measure(
         "seconds": records.seconds_since(started),
         "provenance": records.provenance(device),
     }
-    records.write_sealed(store.folder(network) / _name(config), content)
+    records.write_sealed(store.folder(network) / file_name(config), content)
     return _read(content)
 
 
@@ -275,7 +275,7 @@ def find(store: records.Store, network: TrainingConfig, config: BudgetConfig) ->
     if (record := store.find(network)) is None:
         return None
     expected = {"weights": record.content["sha256"][records.WEIGHTS]}
-    content = store.read_beside(network, _name(config), expected)
+    content = store.read_beside(network, file_name(config), expected)
     return None if content is None else _read(content)
 
 
@@ -301,5 +301,6 @@ def unpack(packed: dict) -> np.ndarray:
     return flat.reshape(packed["shape"])
 
 
-def _name(config: BudgetConfig) -> str:
+def file_name(config: BudgetConfig) -> str:
+    """Name of the file beside a network's record that holds these measurements."""
     return f"budgets-{config.hash}.json"

@@ -10,14 +10,17 @@ import nbformat
 import papermill
 import yaml
 
-from robust_transfer import experiments, figures, paths, records, tables
+from robust_transfer import budgets, experiments, figures, flow, paths, records, tables, trials
 from robust_transfer.evaluation import find
-from robust_transfer.notebook import INJECTED, settings
+from robust_transfer.notebook import INJECTED, settings, study_settings
 from robust_transfer.runner import Runner
-from robust_transfer.training import load_data
+from robust_transfer.study import Study, cells, read_study
+from robust_transfer.training import TrainingConfig, load_data
 
 EXPERIMENT = ("01_source", "02_transfer", "03_evaluation", "04_figures", "07_verdicts")
 """Run at the scale of the profile asked for."""
+STUDY = ("10_study", "11_forensics")
+"""Run at the scale of the study of the same name as the profile, or show the published one."""
 DEMONSTRATIONS = ("00_threat_models", "05_explore", "06_speed")
 """Run on the embedded images, which every reader has, or on none."""
 
@@ -40,14 +43,31 @@ def run(profile: Path, where: dict[str, object]) -> Path:
         RuntimeError: the book does not build cleanly.
     """
     protocol = experiments.read_profile(profile)
-    fields = protocol.model_dump() | Runner().model_dump() | where
-    _, runner = settings(fields)
-    for config in runner.missing([network.config for network in experiments.grid(protocol)]):
+    chosen, where_study = study_of(profile, where)
+    shared = Runner().model_dump()
+    _, runner = settings(protocol.model_dump() | shared | where)
+    second, study_runner = study_settings(read_study(chosen).model_dump() | shared | where_study)
+    needed = [network.config for network in experiments.grid(protocol)]
+    also = [config for cell in cells(second) for config in cell.configs]
+    for config in runner.missing(needed) + study_runner.missing(also):
         load_data(config, runner.data_dir)  # now, not after the first notebooks
-    for name in sorted(EXPERIMENT + DEMONSTRATIONS):
-        chosen = profile if name in EXPERIMENT else paths.PROFILES / "smoke.yaml"
-        execute(name, yaml.safe_load(chosen.read_text()) | where)
+    smoke = paths.PROFILES / "smoke.yaml"
+    parameters = {name: yaml.safe_load(profile.read_text()) | where for name in EXPERIMENT}
+    parameters |= {name: yaml.safe_load(smoke.read_text()) | where for name in DEMONSTRATIONS}
+    parameters |= {name: yaml.safe_load(chosen.read_text()) | where_study for name in STUDY}
+    for name in sorted(parameters):
+        execute(name, parameters[name])
     return build(protocol)
+
+
+def study_of(profile: Path, where: dict[str, object]) -> tuple[Path, dict[str, object]]:
+    """The study of the same name as a profile, and where it runs.
+
+    A profile without one, paper A's alone, gets the published study: its pages only show records.
+    """
+    if (own := paths.STUDIES / f"{profile.stem}.yaml").exists():
+        return own, where
+    return paths.STUDIES / "laptop.yaml", where | {"published_dir": "book/results"}
 
 
 def execute(name: str, parameters: dict[str, object]) -> None:
@@ -104,34 +124,27 @@ def build(profile: experiments.Profile) -> Path:
     return paths.ROOT / "_build" / "html" / "index.html"
 
 
-def publish(profile: experiments.Profile, store: records.Store) -> tuple[Path, list[str]]:
+def publish(profile: experiments.Profile, store: records.Store) -> list[str]:
     """Copy the finished records of a profile to ``book/results``.
 
     Once everything is finished, Table 1 and its heatmap go with them.
 
     Returns:
-        The folder, and what is not finished yet.
+        What is not finished yet.
     """
-    target = paths.PUBLISHED / profile.profile
+    target = paths.PUBLISHED / profile.folder
     grid, how = experiments.grid(profile), experiments.evaluation(profile)
     targets = experiments.rows(grid)
-    files: list[Path] = []
-    missing = []
-    for network in grid:
-        if (record := store.find(network.config)) is None:
-            missing.append(network.id)
-        else:
-            files += [record.folder / name for name in (records.RECORD, *record.content["sha256"])]
+    missing = [
+        network.id for network in grid if not _copy(store, network.config, target, weights=True)
+    ]
     evaluations = [find(store, network.config, how) for network in targets]
     for network, evaluation in zip(targets, evaluations, strict=True):
         if evaluation is None:
             missing.append(f"evaluation of {network.id}")
         else:
-            files.append(store.folder(network.config) / f"evaluation-{how.hash}.json")
-    for file in files:
-        folder = target / file.parent.name
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, folder / file.name)
+            folder = target / records.folder_name(network.config)
+            records.write_sealed(folder / f"evaluation-{how.hash}.json", evaluation.content)
     if not missing:
         ours, theirs = tables.results(targets, evaluations), tables.paper(targets)
         ours.drop(columns="label").round(6).to_csv(target / "table1.csv")
@@ -139,4 +152,49 @@ def publish(profile: experiments.Profile, store: records.Store) -> tuple[Path, l
         figures.heatmaps({profile.profile: ours, "paper": theirs}, blocks).savefig(
             target / "figure4.png", dpi=100
         )
-    return target, missing
+    return missing
+
+
+def publish_study(study: Study, store: records.Store) -> list[str]:
+    """Copy the finished records of a study to ``book/results``, and all measurements as a table.
+
+    Fine-tuned networks are many; they go without weights, their sources with them.
+
+    Returns:
+        What is not finished yet.
+    """
+    target = paths.PUBLISHED / study.folder
+    missing, whole = [], []
+    for cell in cells(study):
+        measured = []
+        for config in cell.configs:
+            found = budgets.find(store, config, cell.budgets)
+            if config.source is not None:
+                _copy(store, config.source, target, weights=True)
+            if found is None or not _copy(store, config, target, weights=False):
+                missing.append(f"{config.name}, seed {config.seed}")
+                continue
+            measured.append(found)
+            folder = target / records.folder_name(config)
+            records.write_sealed(folder / budgets.file_name(cell.budgets), found.content)
+            if (content := store.read_beside(config, flow.NAME, {})) is not None:
+                records.write_sealed(folder / flow.NAME, content)
+        if len(measured) == len(cell.configs):
+            whole.append((cell, measured))
+    if whole:
+        trials.tidy(*zip(*whole, strict=True)).round(6).to_csv(target / "study.csv", index=False)
+    return missing
+
+
+def _copy(
+    store: records.Store, config: TrainingConfig, target: Path, weights: bool
+) -> records.Record | None:
+    """Copy the record of a network, if it is finished, and return it."""
+    record = store.find(config)
+    if record is not None and record.folder.parent != target:
+        folder = target / record.folder.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (records.RECORD, *record.content["sha256"]):
+            if weights or name != records.WEIGHTS:
+                shutil.copyfile(record.folder / name, folder / name)
+    return record

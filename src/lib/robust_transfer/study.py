@@ -304,7 +304,9 @@ def _budgets(study: Study, dataset: str) -> BudgetConfig:
         epsilons=study.epsilons,
         steps=study.steps,
         step_ratio=study.step_ratio,
-        deepfool_images=0 if dataset in data.MULTI_LABEL else study.deepfool_images,
+        deepfool_images=0
+        if dataset in data.MULTI_LABEL
+        else min(study.deepfool_images, target.test_size),
     )
 
 

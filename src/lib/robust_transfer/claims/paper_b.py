@@ -215,7 +215,8 @@ def _spread(found: Gathered) -> list[Check]:
 
     def compute(_: Evidence) -> Fact:
         adapting, frozen = (residuals([pair[k] for pair in pairs]) for k in (0, 1))
-        p = float(stats.levene(adapting, frozen, center="median").pvalue)
+        with np.errstate(invalid="ignore"):  # no spread at all: p is NaN, and nothing is shown
+            p = float(stats.levene(adapting, frozen, center="median").pvalue)
         freedom = len(pairs) * (found.study.repeats - 1)
         sds = [float(np.sqrt((part**2).sum() / freedom)) for part in (adapting, frozen)]
         text = f"standard deviation {sds[0]:.2f} adapting, {sds[1]:.2f} frozen (p = {p:.2f})"

@@ -1,0 +1,163 @@
+"""Paper B's numbers stand where it prints them, ours are what was measured, never mixed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made import EPSILONS, measure, study, table
+from matplotlib.figure import Figure
+
+from robust_transfer import data, study_figures, study_tables, tables, trials
+
+TASKS = {
+    "cifar10/resnet20": "factorial",
+    "tiny_imagenet100/vit6": "tables",
+    "chest_xray8/densenet40": "tables",
+}
+SHOWN = EPSILONS[:2]
+GAIN = {"pretraining": 0.10, "batch_norm": -0.02, "augmentation": 0.20}
+SEEDS = (0.0, 0.01, 0.02)
+
+
+def accuracy(cell, seed, attack, epsilon):
+    """Natural 80 %, 10 points less per 0.01; techniques add up, seeds differ by a point."""
+    return 0.4 + SEEDS[seed] + sum(GAIN[t] for t in cell.techniques) - 4 * epsilon
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return table(TASKS)
+
+
+@pytest.fixture(scope="module")
+def measured(cells):
+    return measure(cells, accuracy)
+
+
+@pytest.fixture(scope="module")
+def rows(cells, measured):
+    return trials.tidy(cells, measured)
+
+
+def test_the_papers_cells_are_all_there():
+    printed = study_tables.printed()
+    assert printed["pgd"].notna().sum() == 15 and printed["standard"].notna().sum() == 9
+    assert printed.loc[("ImageNet", "layer_freezing", "pretraining"), "pgd"] == 64.7
+    assert printed.loc[("ChestX-ray", "feature_extraction", ""), "fgsm"] == 60.3
+
+
+def test_table_1_has_ours_beside_the_papers(rows, cells):
+    found = study_tables.table_1(rows, cells, SHOWN)
+    assert len(found) == 9
+    line = found.loc["cifar10/resnet20, full fine-tuning"]
+    assert line["standard", "ours"] == "41.0 ± 1.0" and line["standard", "paper"] == "91.3"
+    assert line["PGD", "ours, ε = 0.01"] == "37.0 ± 1.0"
+    assert line["PGD", "paper, ε unstated"] == "63.2"
+    chest = found.loc["chest_xray8/densenet40, feature extraction"]
+    assert chest["FGSM", "paper, ε unstated"] == "60.3"
+
+
+def test_table_2_keeps_ours_and_the_papers_in_rows_of_their_own(rows, cells):
+    found = study_tables.table_2(rows, cells, SHOWN)
+    assert len(found) == 3 * 3
+    assert found.loc["cifar10/resnet20, paper, ε unstated"].to_list() == ["65.7", "72.4", "70.2"]
+    ours = found.loc["cifar10/resnet20, ours at ε = 0.01"]
+    assert ours["with pretraining"] == "47.0 ± 1.0" and ours["with augmentation"] == "57.0 ± 1.0"
+
+
+def test_a_task_without_counterpart_has_no_number_of_the_paper():
+    cells = table(
+        {"glyphs10/resnet8": "tables"},
+        targets={"glyphs10": {"train_size": 8, "validation_size": 2, "test_size": 40, "epochs": 1}},
+    )
+    rows = trials.tidy(cells, measure(cells, accuracy))
+    found = study_tables.table_1(rows, cells, SHOWN)
+    assert (found.xs("paper", axis=1, level=1) == "").all(axis=None)
+    assert study_tables.needed_epsilons(rows, cells).empty
+    assert study_tables.medical(rows, cells, SHOWN).empty
+    assert "nothing to show" in tables.html(study_tables.medical(rows, cells, SHOWN)).data
+
+
+def test_effects_are_the_gains_that_were_put_in(rows):
+    found = study_tables.effects(rows, "cifar10/resnet20", "pgd", 0.01)
+    for line in found.itertuples():
+        name = {"frozen batch norm": "batch_norm"}.get(line.technique, line.technique)
+        assert line.gain == pytest.approx(100 * GAIN[name])
+        assert (line.low, line.high) == pytest.approx((line.gain, line.gain))  # seeds agree
+        assert line.pairs == (12 if line.strategy == "all" else 4)
+    assert len(found) == 3 * 4
+
+
+def test_effects_of_the_printed_tables_are_those_of_layer_freezing(rows):
+    found = study_tables.effects(rows, "tiny_imagenet100/vit6", "pgd", 0.01)
+    assert set(found["strategy"]) == {"layer_freezing", "all"}
+    assert set(found["technique"]) == {"pretraining", "augmentation"}
+
+
+def test_every_cell_of_a_task_is_listed(rows, cells):
+    found = study_tables.all_cells(rows, cells, "cifar10/resnet20", SHOWN)
+    assert len(found) == 24 and (found["augmentation"] == "yes").sum() == 12
+
+
+def test_medical_measures_stand_beside_accuracy(rows, cells, measured):
+    found = study_tables.medical(rows, cells, SHOWN)
+    assert len(found) == 5 and all("chest" in name for name in found.index)
+    assert found.iloc[0]["natural", "accuracy"] == found.iloc[0]["natural", "auroc"] == "41.0 ± 1.0"
+    chest = measured[[cell.dataset for cell in cells].index("chest_xray8")][0]
+    assert study_tables.majority(chest) == 50.0
+
+
+def test_epsilons_that_keep_what_the_paper_keeps(rows, cells):
+    found = study_tables.needed_epsilons(rows, cells)
+    line = found.loc["cifar10/resnet20, full fine-tuning"]
+    assert line["PGD keeps in the paper"] == "69 %"  # 63.2 of 91.3
+    curve = trials.curve(rows, "cifar10-resnet20-full_finetuning", "pgd")
+    reached = float(line.iloc[-1]) / 255
+    kept = np.interp(reached, curve.index, curve / curve.iloc[0])
+    assert kept == pytest.approx(63.2 / 91.3, abs=0.001)
+
+
+def test_mistakes_scale_the_budget(rows, cells):
+    found = study_tables.mistakes(rows, cells[0], [0.01, 0.09], 3 * 32 * 32)
+    curve = trials.curve(rows, cells[0].id, "pgd")
+    assert found.loc["as stated", "ε = 0.01"] == pytest.approx(100 * curve[0.01] / curve[0.0])
+    assert (np.diff(found["ε = 0.09"]) > 0).all()  # from the largest radius to the smallest
+    halved = np.interp(0.045, curve.index, curve / curve.iloc[0])
+    assert found.loc["added on the [−1, 1] scale", "ε = 0.09"] == pytest.approx(100 * halved)
+
+
+@pytest.mark.parametrize(("epsilon", "words"), [(8 / 255, "8/255"), (0.01, "0.01"), (0.05, "0.05")])
+def test_epsilons_are_written_as_they_are_known(epsilon, words):
+    assert study_tables.epsilon_words(epsilon) == words
+
+
+def test_designs_say_what_is_run(cells):
+    found = study_tables.designs(study(TASKS), cells)
+    assert found["cells"].to_list() == [24, 5, 5]
+    assert found["the paper's"].to_list() == ["CIFAR-10", "ImageNet", "ChestX-ray"]
+
+
+def test_compared_names_the_cells(rows, cells):
+    pairs = study_tables.strategy_pairs(cells)
+    assert len(pairs) == 3 and all("layer_freezing" in first for first, _ in pairs)
+    found = study_tables.compared(rows, cells, pairs, "pgd", 0.01)
+    assert found.index[0] == "cifar10/resnet20: layer freezing"
+    assert found.iloc[0]["second"] == "cifar10/resnet20: full fine-tuning"
+
+
+def test_figures_are_drawn_of_what_there_is(rows, cells, measured):
+    first = study_figures.figure_1(rows, cells, SHOWN)
+    heights = [bar.get_height() for bar in first.axes[0].patches]
+    assert sorted(heights) == sorted(study_tables.printed()["pgd"].xs("", level="techniques"))
+    assert [bar.get_height() for bar in first.axes[1].patches][:1] == [pytest.approx(37.0)]
+    curves = study_figures.budget_curves(rows, cells, "pgd")
+    assert len(curves.axes) == 3 and len(curves.axes[0].lines) == 5
+    gains = study_tables.effects(rows, "cifar10/resnet20", "pgd", 0.01)
+    flow = pd.DataFrame({"gradient": [1.0, 2.0], "moved": [0.1, 0.2]}, index=["stem", "head"])
+    for figure in (
+        study_figures.figure_2(rows, cells, 0.01),
+        study_figures.effects(gains),
+        study_figures.flows({"a": flow}),
+        study_figures.confusions({"clean": measured[0][0].confusion()}),
+    ):
+        assert isinstance(figure, Figure) and figure.axes
+    assert data.CLASS_NAMES["cifar10"][3] == "cat"
