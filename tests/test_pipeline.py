@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from html.parser import HTMLParser
@@ -12,40 +11,13 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
-import pytest
 import yaml
+from conftest import finish, start
 
 from robust_transfer import paths, pipeline
 
 TINY = {"profile": "tiny", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}
 TINY |= {"transfer_epochs": 1, "training_steps": 2, "evaluation_steps": 2, "batch_size": 32}
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    """A copy of the files that a clone would have, so that this tree stays as it is."""
-    copy = tmp_path_factory.mktemp("checkout")
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True)
-    for name in listed.stdout.splitlines():
-        if (paths.ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((paths.ROOT / name).read_bytes())
-    return copy
-
-
-def start(checkout: Path, *arguments: str) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(checkout / "src/lib")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "robust_transfer", *arguments],
-        cwd=checkout, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, output[-3000:]
-    return output
 
 
 def weights(results: Path) -> dict[str, bytes]:
@@ -77,12 +49,6 @@ class Page(HTMLParser):
             self.loads.append(found["href"])
         if tag == "a" and found.get("href"):
             self.links.append(found["href"])
-
-
-@pytest.fixture(scope="module")
-def smoke(checkout) -> Path:
-    finish(start(checkout, "run", "--profile", "smoke", "--results-dir", "fresh"))
-    return checkout
 
 
 def test_smoke_trains_and_evaluates_the_whole_grid(smoke):

@@ -10,7 +10,7 @@ import nbformat
 import papermill
 import yaml
 
-from robust_transfer import experiments, figures, paths, records, tables
+from robust_transfer import experiments, figures, pages, paths, records, tables
 from robust_transfer.evaluation import find
 from robust_transfer.notebook import INJECTED, settings
 from robust_transfer.runner import Runner
@@ -47,7 +47,7 @@ def run(profile: Path, where: dict[str, object]) -> Path:
     for name in sorted(EXPERIMENT + DEMONSTRATIONS):
         chosen = profile if name in EXPERIMENT else paths.PROFILES / "smoke.yaml"
         execute(name, yaml.safe_load(chosen.read_text()) | where)
-    return build(protocol)
+    return build(protocol, runner.store)
 
 
 def execute(name: str, parameters: dict[str, object]) -> None:
@@ -87,11 +87,9 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
                 output.text = output.text.replace(f"{paths.ROOT}/", "")
 
 
-def build(profile: experiments.Profile) -> Path:
-    """Build the HTML book from the executed notebooks, warnings being errors."""
-    paths.GENERATED.mkdir(parents=True, exist_ok=True)
-    diagram = figures.pipeline(experiments.grid(profile))
-    diagram.savefig(paths.GENERATED / "figure1.svg", metadata={"Date": None})
+def build(profile: experiments.Profile, store: records.Store) -> Path:
+    """Build the HTML book from executed notebooks and finished records, warnings being errors."""
+    pages.write(profile, store)
     builder = Path(sys.executable).with_name("jupyter-book")
     command = [str(builder), "build", "-W", "-n", "--keep-going", str(paths.ROOT)]
     done = subprocess.run(command, capture_output=True, text=True)
