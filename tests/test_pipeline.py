@@ -1,5 +1,6 @@
 """The whole way, for real: networks trained, notebooks executed, book built, and killed."""
 
+import json
 import os
 import re
 import signal
@@ -71,7 +72,8 @@ def test_book_pages_are_whole(smoke):
     pages = sorted((html / "book").rglob("*.html"))
     assert {page.stem for page in pages} >= {
         "intro", "methods", "protocol", "bibliography", "00_threat_models", "01_source",
-        "02_transfer", "03_evaluation", "04_figures", "05_explore", "07_verdicts",
+        "02_transfer", "03_evaluation", "04_figures", "05_explore", "07_verdicts", "models",
+        "data", "reproducibility", "extend", "glossary", "changelog", "attacks",
     }  # fmt: skip
     for path in pages:
         page = Page(path)
@@ -90,6 +92,23 @@ def test_book_says_what_made_its_numbers(smoke):
     text = (smoke / "_build/html/book/_executed/04_figures.html").read_text()
     assert "Profile smoke: resnet8, glyphs20 to glyphs10 with 1,400 training images" in text
     assert "Profile smoke" in (smoke / "_build/html/book/intro.html").read_text()
+
+
+def test_every_network_has_a_card_with_its_source_and_accuracies(smoke):
+    text = (smoke / "_build/html/book/models.html").read_text()
+    cards = dict(re.findall(r'<details class="card" id="(.*?)">(.*?)</details>', text, re.S))
+    assert len(cards) == 29
+    assert 'href="#glyphs20-pgd"' in cards["pgd-nat-head"] and "glyphs20-pgd" in cards
+    assert "of 500 images" in cards["pgd-nat-head"] and "all but the head" in cards["pgd-nat-head"]
+    assert "wb_pgd" not in cards["surrogate"]
+
+
+def test_reproducibility_page_names_every_run(smoke):
+    text = (smoke / "_build/html/book/reproducibility.html").read_text()
+    record = json.loads(next((smoke / "fresh").glob("pgd-s*/record.json")).read_text())
+    assert record["hash"][:12] in text and record["provenance"]["torch"] in text
+    data = (smoke / "_build/html/book/data.html").read_text()
+    assert record["data"]["training"][:12] in data
 
 
 def test_book_shows_only_the_last_state_of_a_progress_bar(smoke):
