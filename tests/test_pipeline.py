@@ -96,7 +96,7 @@ def test_book_says_what_made_its_numbers(smoke):
 
 def test_every_network_has_a_card_with_its_source_and_accuracies(smoke):
     text = (smoke / "_build/html/book/models.html").read_text()
-    cards = dict(re.findall(r'<details class="card" id="(.*?)">(.*?)</details>', text, re.S))
+    cards = dict(re.findall(r'<details class="network" id="(.*?)">(.*?)</details>', text, re.S))
     assert len(cards) == 29
     assert 'href="#glyphs20-pgd"' in cards["pgd-nat-head"] and "glyphs20-pgd" in cards
     assert "of 500 images" in cards["pgd-nat-head"] and "all but the head" in cards["pgd-nat-head"]

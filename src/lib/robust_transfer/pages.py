@@ -57,7 +57,7 @@ def _card(network: Network, record: Record, evaluation: Evaluation | None) -> st
     table = pd.Series(facts).to_frame().to_html(header=False, escape=False, border=0)
     summary = f"{network.label} <code>{network.id}</code>"
     return (
-        f'<details class="card" id="{network.id}"><summary>{summary}</summary>'
+        f'<details class="network" id="{network.id}"><summary>{summary}</summary>'
         f"{tables.scrolling(table)}</details>"
     )
 
