@@ -1,11 +1,15 @@
-"""Tiny networks on the embedded images: all of them really train, in a fraction of a second."""
+"""What tests share: tiny networks that really train, and a checkout that makes its own book."""
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from robust_transfer import embedded
+from robust_transfer import embedded, paths
 from robust_transfer.attacks import PGD
 from robust_transfer.evaluation import EvaluationConfig
 from robust_transfer.models import build
@@ -80,3 +84,39 @@ def batch():
     """Sixteen embedded images, float in [0, 1], and their labels."""
     pixels, labels = embedded.draw("glyphs10", "train", 16)
     return torch.from_numpy(pixels).float() / 255, torch.from_numpy(labels)
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the files that a clone would have, so that this tree stays as it is."""
+    copy = tmp_path_factory.mktemp("checkout")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.splitlines():
+        if (paths.ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((paths.ROOT / name).read_bytes())
+    return copy
+
+
+@pytest.fixture(scope="session")
+def smoke(checkout) -> Path:
+    """The checkout after the whole way in the profile smoke."""
+    finish(start(checkout, "run", "--profile", "smoke", "--results-dir", "fresh"))
+    return checkout
+
+
+def start(checkout: Path, *arguments: str) -> subprocess.Popen:
+    """Begin a command of the library in a checkout."""
+    environment = os.environ | {"PYTHONPATH": str(checkout / "src/lib")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "robust_transfer", *arguments],
+        cwd=checkout, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> str:
+    """Wait for a command that must succeed, and return what it printed."""
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output[-3000:]
+    return output

@@ -1,10 +1,10 @@
 """The whole way, for real: networks trained, notebooks executed, book built, and killed."""
 
+import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from html.parser import HTMLParser
@@ -12,40 +12,13 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
-import pytest
 import yaml
+from conftest import finish, start
 
 from robust_transfer import paths, pipeline
 
 TINY = {"profile": "tiny", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}
 TINY |= {"transfer_epochs": 1, "training_steps": 2, "evaluation_steps": 2, "batch_size": 32}
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    """A copy of the files that a clone would have, so that this tree stays as it is."""
-    copy = tmp_path_factory.mktemp("checkout")
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True)
-    for name in listed.stdout.splitlines():
-        if (paths.ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((paths.ROOT / name).read_bytes())
-    return copy
-
-
-def start(checkout: Path, *arguments: str) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(checkout / "src/lib")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "robust_transfer", *arguments],
-        cwd=checkout, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, output[-3000:]
-    return output
 
 
 def weights(results: Path) -> dict[str, bytes]:
@@ -79,12 +52,6 @@ class Page(HTMLParser):
             self.links.append(found["href"])
 
 
-@pytest.fixture(scope="module")
-def smoke(checkout) -> Path:
-    finish(start(checkout, "run", "--profile", "smoke", "--results-dir", "fresh"))
-    return checkout
-
-
 def test_smoke_trains_and_evaluates_the_whole_grid(smoke):
     assert len(weights(smoke / "fresh")) == 29
     assert len(accuracies(smoke / "fresh")) == 25
@@ -105,7 +72,8 @@ def test_book_pages_are_whole(smoke):
     pages = sorted((html / "book").rglob("*.html"))
     assert {page.stem for page in pages} >= {
         "intro", "methods", "protocol", "bibliography", "00_threat_models", "01_source",
-        "02_transfer", "03_evaluation", "04_figures", "05_explore", "07_verdicts",
+        "02_transfer", "03_evaluation", "04_figures", "05_explore", "07_verdicts", "models",
+        "data", "reproducibility", "extend", "glossary", "changelog", "attacks",
     }  # fmt: skip
     for path in pages:
         page = Page(path)
@@ -124,6 +92,23 @@ def test_book_says_what_made_its_numbers(smoke):
     text = (smoke / "_build/html/book/_executed/04_figures.html").read_text()
     assert "Profile smoke: resnet8, glyphs20 to glyphs10 with 1,400 training images" in text
     assert "Profile smoke" in (smoke / "_build/html/book/intro.html").read_text()
+
+
+def test_every_network_has_a_card_with_its_source_and_accuracies(smoke):
+    text = (smoke / "_build/html/book/models.html").read_text()
+    cards = dict(re.findall(r'<details class="network" id="(.*?)">(.*?)</details>', text, re.S))
+    assert len(cards) == 29
+    assert 'href="#glyphs20-pgd"' in cards["pgd-nat-head"] and "glyphs20-pgd" in cards
+    assert "of 500 images" in cards["pgd-nat-head"] and "all but the head" in cards["pgd-nat-head"]
+    assert "wb_pgd" not in cards["surrogate"]
+
+
+def test_reproducibility_page_names_every_run(smoke):
+    text = (smoke / "_build/html/book/reproducibility.html").read_text()
+    record = json.loads(next((smoke / "fresh").glob("pgd-s*/record.json")).read_text())
+    assert record["hash"][:12] in text and record["provenance"]["torch"] in text
+    data = (smoke / "_build/html/book/data.html").read_text()
+    assert record["data"]["training"][:12] in data
 
 
 def test_book_shows_only_the_last_state_of_a_progress_bar(smoke):

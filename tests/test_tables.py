@@ -1,3 +1,7 @@
+import base64
+import io
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -111,3 +115,24 @@ def test_labels_are_the_papers_names():
 def test_trained_weights_are_the_papers():
     table = tables.strategies(experiments.Profile())
     assert table["trained weights"].to_list() == ["650", "648,074", "853,018"]
+
+
+def file(shown) -> pd.DataFrame:
+    """The file that a shown table offers."""
+    content = re.search(r'href="data:text/csv;base64,(.*?)" download="\w+.csv"', shown.data)[1]
+    return pd.read_csv(io.BytesIO(base64.b64decode(content)), index_col=0)
+
+
+def test_shown_table_offers_itself_as_a_file(paper):
+    shown = tables.html(tables.side_by_side(paper, paper), "table1")
+    assert "R<sub>pgd→pgd</sub> 56" in shown.data and 'download="table1.csv"' in shown.data
+    assert file(shown).loc["R_pgd→pgd 56", "wb_pgd ours"] == pytest.approx(41.3)
+
+
+def test_file_may_hold_what_the_table_says_in_words(paper):
+    words = pd.DataFrame({"seeds": ["many"]}, index=["a"])
+    shown = tables.html(words, "table", paper)
+    assert "many" in shown.data
+    assert file(shown)["wb_pgd"].to_list() == pytest.approx(paper["wb_pgd"].to_list())
+    two_levels = pd.DataFrame({"x": [1]}, index=pd.MultiIndex.from_tuples([("a", "b")]))
+    assert file(tables.html(two_levels)).index.to_list() == ["a"]

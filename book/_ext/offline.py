@@ -27,7 +27,8 @@ def visit_inline(page: HTML5Translator, node: nodes.math) -> None:
 
 def visit_block(page: HTML5Translator, node: nodes.math_block) -> None:
     """Write a formula on lines of its own, with its number where it has one."""
-    page.body.append(page.starttag(node, "div", CLASS="math"))
+    scrolls = "pst-scrollable-table-container"  # the theme's box, which a keyboard can reach
+    page.body.append(page.starttag(node, "div", CLASS=f"math {scrolls}"))
     page.body.append(convert(node.astext(), display="block"))
     if node["number"]:
         number = get_node_equation_number(page, node)

@@ -7,7 +7,7 @@ Labels are of two kinds, told apart by their type: one class an image, int64 ``(
 independent labels that each apply or not, float32 ``(N, classes)`` of 0 and 1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -17,6 +17,9 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from robust_transfer.checks import Config, image_batch, one_of
+
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""What every attack is: model, images and labels to adversarial images, like the images."""
 
 EPSILON = 8 / 256
 """Paper A's budget: 0.0625 on its [-1, 1] scale is 0.03125 = 8/256 on [0, 1]."""

@@ -17,7 +17,7 @@ from pydantic import AfterValidator
 from torch import Generator, Tensor
 
 from robust_transfer.checks import one_of
-from robust_transfer.sources import SOURCES, decode
+from robust_transfer.sources import SOURCES, Source, decode
 
 DATASETS = {name: len(source.class_names) for name, source in SOURCES.items()}
 """Number of classes of every data set known by name."""
@@ -27,6 +27,15 @@ CLASS_NAMES = {name: source.class_names for name, source in SOURCES.items()}
 
 MULTI_LABEL = {name for name, source in SOURCES.items() if source.multi_label}
 """Data sets whose images show any number of classes; their labels are float32 ``(N, classes)``."""
+
+
+def register(source: Source) -> None:
+    """Make a data set of your own known, so that configurations can name it."""
+    SOURCES[source.name] = source
+    DATASETS[source.name] = len(source.class_names)
+    CLASS_NAMES[source.name] = source.class_names
+    if source.multi_label:
+        MULTI_LABEL.add(source.name)
 
 
 def _known(name: str) -> str:

@@ -14,7 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 from torch import Tensor, nn
 
 from robust_transfer import data, records
-from robust_transfer.attacks import PGD, ThreatModel, fgsm, in_mode
+from robust_transfer.attacks import PGD, Attack, ThreatModel, fgsm, in_mode
 from robust_transfer.checkpoints import write_atomically
 from robust_transfer.checks import Config
 from robust_transfer.engine import folded
@@ -85,7 +85,7 @@ def wilson(hits: float, count: int) -> tuple[float, float]:
 def outcomes(
     model: nn.Module,
     images: data.Images,
-    attacks: dict[str, PGD],
+    attacks: dict[str, Attack],
     black_box: dict[str, Tensor],
 ) -> dict[str, np.ndarray]:
     """Attack a network in eval mode and fp32, and say which images it got right.
@@ -130,7 +130,7 @@ def answers(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sweep(
-    models: dict[str, nn.Module], images: data.Images, attacks: dict[float, PGD]
+    models: dict[str, nn.Module], images: data.Images, attacks: dict[float, Attack]
 ) -> pd.DataFrame:
     """Accuracy of networks under attacks of growing strength.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robust_transfer.evaluation import COLUMNS
 from robust_transfer.experiments import Network
+from robust_transfer.transfer import STRATEGIES
 
 PLOTTED = ("natural", "wb_fgsm", "wb_pgd", "bb_fgsm", "bb_pgd")
 """Columns in the order of the paper's heatmaps: clean, white box, black box."""
@@ -29,6 +30,8 @@ COLOURS = dict(
 )
 """One colour-blind safe colour per defence, the same in every figure."""
 RED = "#d62728"
+SURVIVAL = ("from\nscratch", "head\n(1)", "last stage\n(18)", "everything\n(56)")
+"""Columns of the figure ``survival``: what is trained on the target."""
 
 
 def mathtext(label: str) -> str:
@@ -109,6 +112,40 @@ def _heatmap(
     edges = np.cumsum([len(block) for block in blocks])[:-1]
     axis.hlines(edges, 0, len(PLOTTED), color=RED, linewidth=2)
     axis.vlines((1, 3), 0, len(values), color=RED, linewidth=2)
+
+
+def survival(tables: dict[str, pd.DataFrame]) -> Figure:
+    """White-box PGD accuracy of every transfer by strategy, beside training from scratch.
+
+    Args:
+        tables: title → accuracies in [0, 1], as made by ``tables.results``.
+
+    Returns:
+        One panel per table: a row for each pair of trainings, red lines where the target's training
+        changes, accuracies in percent; colours run from none to the panel's best.
+    """
+    figure, axes = subplots(1, len(tables), (5.2 * len(tables), 3.3))
+    for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
+        transfers = table.dropna(subset="strategy")
+        pairs = dict.fromkeys(zip(transfers["source"], transfers["target"], strict=True))
+        pairs = sorted(pairs, key=lambda pair: list(COLOURS).index(pair[1]))
+        targets = [target for _, target in pairs]
+        shown = transfers.pivot(index=["source", "target"], columns="strategy", values="wb_pgd")
+        shown = 100 * shown.loc[pairs, list(STRATEGIES)]
+        shown.insert(0, "scratch", 100 * table.loc[targets, "wb_pgd"].to_numpy())
+        names = [mathtext(f"R<sub>{source}→{target}</sub>") for source, target in pairs]
+        sns.heatmap(
+            shown, vmin=0, cmap="cividis", annot=True, fmt=".1f", cbar=False,
+            yticklabels=names, annot_kws={"size": 10}, ax=axis,
+        )  # fmt: skip
+        axis.set_xticks(np.arange(4) + 0.5, SURVIVAL, fontsize=9, rotation=0)
+        axis.xaxis.tick_top()
+        axis.tick_params(length=0)
+        axis.set(xlabel="", ylabel="", title=title)
+        edges = [i for i in range(1, len(pairs)) if targets[i] != targets[i - 1]]
+        axis.hlines(edges, 0, 4, color=RED, linewidth=2)
+        axis.vlines(1, 0, len(shown), color=RED, linewidth=2)
+    return figure
 
 
 def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> Figure:

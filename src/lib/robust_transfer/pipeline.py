@@ -10,7 +10,17 @@ import nbformat
 import papermill
 import yaml
 
-from robust_transfer import budgets, experiments, figures, flow, paths, records, tables, trials
+from robust_transfer import (
+    budgets,
+    experiments,
+    figures,
+    flow,
+    pages,
+    paths,
+    records,
+    tables,
+    trials,
+)
 from robust_transfer.evaluation import find
 from robust_transfer.notebook import INJECTED, settings, study_settings
 from robust_transfer.runner import Runner
@@ -57,7 +67,7 @@ def run(profile: Path, where: dict[str, object]) -> Path:
     parameters |= {name: yaml.safe_load(chosen.read_text()) | where_study for name in STUDY}
     for name in sorted(parameters):
         execute(name, parameters[name])
-    return build(protocol)
+    return build(protocol, runner.store)
 
 
 def study_of(profile: Path, where: dict[str, object]) -> tuple[Path, dict[str, object]]:
@@ -107,11 +117,9 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
                 output.text = output.text.replace(f"{paths.ROOT}/", "")
 
 
-def build(profile: experiments.Profile) -> Path:
-    """Build the HTML book from the executed notebooks, warnings being errors."""
-    paths.GENERATED.mkdir(parents=True, exist_ok=True)
-    diagram = figures.pipeline(experiments.grid(profile))
-    diagram.savefig(paths.GENERATED / "figure1.svg", metadata={"Date": None})
+def build(profile: experiments.Profile, store: records.Store) -> Path:
+    """Build the HTML book from executed notebooks and finished records, warnings being errors."""
+    pages.write(profile, store)
     builder = Path(sys.executable).with_name("jupyter-book")
     command = [str(builder), "build", "-W", "-n", "--keep-going", str(paths.ROOT)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from pandas.api.typing import DataFrameGroupBy
 
 from robust_transfer.records import Store
-from robust_transfer.tables import percent
+from robust_transfer.tables import html, percent
 
 PARTS = ("attacks", "steps", "tricks", "precision", "growth", "pipeline")
 SAID = {"network": "{}", "dataset": "{}", "batch_size": "batches of {}", "rounds": "rounds: {}"}
@@ -53,8 +53,10 @@ def machines(measured: dict[str, dict[str, dict]]) -> Markdown:
 
 def shown(parts: dict[str, dict], make: Callable[[dict], pd.DataFrame]) -> HTML:
     """The table of a part for every device, below the sentence that says where it is from."""
-    tables = [make(part).to_html(escape=False, border=0) for part in parts.values()]
-    blocks = [f"<p>{origin(p)}</p>{t}" for p, t in zip(parts.values(), tables, strict=True)]
+    blocks = [
+        f"<p>{origin(part)}</p>{html(make(part), f'{make.__name__}-{kind}').data}"
+        for kind, part in parts.items()
+    ]
     return HTML("".join(blocks) or "<p>Not measured yet.</p>")
 
 

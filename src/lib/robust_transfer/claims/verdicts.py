@@ -22,6 +22,7 @@ from robust_transfer.claims.outcome import (
     combine,
 )
 from robust_transfer.claims.rules import Claim
+from robust_transfer.tables import scrolling
 
 MANY_SEEDS = {"D11": 5, "D12": 5, "D13": 5, "D14": 5, "D36": 5, "M01": 5, "M08": 8}
 SEEDS = 3
@@ -209,5 +210,5 @@ def _block(judged: Judgement) -> str:
     if judged.findings:
         table = pd.DataFrame([vars(found) for found in judged.findings]).set_index("statement")
         table = table[["ours", "paper", "outcome"]].rename_axis(None)
-        lines.append(table.to_html(escape=False, border=0))
+        lines.append(scrolling(table.to_html(escape=False, border=0)))
     return "\n".join([*lines, "</section>"])

@@ -1,0 +1,59 @@
+"""Sphinx extension for what a published page has besides its text: buttons, description, roles.
+
+Binder and Colab open a notebook's source in ``notebooks/``; the theme would send them to the
+executed copy, which is in no repository. As long as ``_config.yml`` names no repository there is
+nothing to open, and no button.
+"""
+
+from html import escape
+from textwrap import shorten
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+EXECUTED, SOURCE = "book/_executed/", "notebooks/"
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register what is done to every page."""
+    app.connect("config-inited", remove_buttons)
+    app.connect("html-page-context", open_source, priority=900)
+    app.connect("html-page-context", describe, priority=900)
+    app.connect("html-page-context", drop_roles, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def remove_buttons(app: Sphinx, config: Config) -> None:
+    """Take the launch buttons out of a book without a repository."""
+    if not config.html_theme_options.get("repository_url"):
+        config.html_theme_options.pop("launch_buttons", None)
+
+
+def open_source(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None
+) -> None:
+    """Lead launch buttons from the executed notebook to its source."""
+    for group in context.get("header_buttons", []):
+        if group.get("label") == "launch-buttons":
+            for button in group["buttons"]:
+                button["url"] = button["url"].replace(EXECUTED, SOURCE)
+
+
+def describe(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None
+) -> None:
+    """Describe a page by its first paragraph, for search engines and previews of links."""
+    paragraph = next(doctree.findall(nodes.paragraph), None) if doctree else None
+    text = paragraph.astext() if paragraph else f"Part of the book {app.config.html_title}"
+    content = escape(shorten(text, 160, placeholder=" …"))
+    tag = f'<meta name="description" content="{content}" />'
+    context["metatags"] = context.get("metatags", "") + tag
+
+
+def drop_roles(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None
+) -> None:
+    """Drop the roles of the bibliography, a list without list items to those who hear the page."""
+    for role in (' role="list"', ' role="doc-biblioentry"'):
+        context["body"] = context.get("body", "").replace(role, "")
