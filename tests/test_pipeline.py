@@ -106,6 +106,7 @@ def test_book_pages_are_whole(smoke):
     assert {page.stem for page in pages} >= {
         "intro", "methods", "protocol", "bibliography", "00_threat_models", "01_source",
         "02_transfer", "03_evaluation", "04_figures", "05_explore", "07_verdicts",
+        "08_seeing",
     }  # fmt: skip
     for path in pages:
         page = Page(path)

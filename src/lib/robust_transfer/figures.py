@@ -64,7 +64,7 @@ def heatmaps(tables: dict[str, pd.DataFrame], blocks: list[list[str]]) -> Figure
     """
     ids = [row for block in blocks for row in block]
     size = (5.2 * len(tables), 0.31 * len(ids) + 1.5)
-    figure, axes = _subplots(1, len(tables), size)
+    figure, axes = subplots(1, len(tables), size)
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
         shown = table.loc[ids]
         extremes = [f"{100 * shown[c].min():.1f}–{100 * shown[c].max():.1f}%" for c in PLOTTED]
@@ -79,7 +79,7 @@ def differences(ours: pd.DataFrame, theirs: pd.DataFrame, blocks: list[list[str]
     """Heatmap of our accuracy minus the paper's, in percentage points."""
     ids = [row for block in blocks for row in block]
     gaps = 100 * (ours.loc[ids, list(PLOTTED)] - theirs.loc[ids, list(PLOTTED)])
-    figure, ((axis,),) = _subplots(1, 1, (6, 0.31 * len(ids) + 1.5))
+    figure, ((axis,),) = subplots(1, 1, (6, 0.31 * len(ids) + 1.5))
     extremes = [f"{gaps[c].min():+.0f} to {gaps[c].max():+.0f}" for c in PLOTTED]
     labels = ours.loc[ids, "label"]
     _heatmap(axis, gaps, labels, blocks, extremes, "PuOr_r", (-100, 100), "+.1f")
@@ -113,7 +113,7 @@ def _heatmap(
 
 def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
     """Our accuracy against the paper's, a panel per column, a point per network."""
-    figure, axes = _subplots(1, len(COLUMNS), (12, 3), sharex=True, sharey=True)
+    figure, axes = subplots(1, len(COLUMNS), (12, 3), sharex=True, sharey=True)
     for axis, column in zip(axes[0], PLOTTED, strict=True):
         axis.plot((0, 100), (0, 100), color="0.7", linewidth=1)
         for defence, group in ours.groupby("target"):
@@ -132,7 +132,7 @@ def forest(gaps: pd.DataFrame) -> Figure:
         gaps: a row per difference, in percentage points: ``id`` of the claim, ``statement``,
             ``effect``, ``low``, ``high``, ``expected`` and ``outcome``.
     """
-    figure, ((axis,),) = _subplots(1, 1, (8, 0.27 * len(gaps) + 1))
+    figure, ((axis,),) = subplots(1, 1, (8, 0.27 * len(gaps) + 1))
     axis.axvline(0, color="0.7", linewidth=1)
     rows = np.arange(len(gaps))
     axis.scatter(gaps["expected"], rows, s=34, marker="D", fc="white", ec="0.35", label="claimed")
@@ -159,7 +159,7 @@ def training_curves(histories: dict[str, pd.DataFrame], columns: int = 4) -> Fig
         columns: panels in a row.
     """
     rows = -(-len(histories) // columns)
-    figure, axes = _subplots(rows, columns, (2.6 * columns, 1.9 * rows), sharey=True)
+    figure, axes = subplots(rows, columns, (2.6 * columns, 1.9 * rows), sharey=True)
     for axis in axes.flat[len(histories) :]:
         axis.set_axis_off()
     for axis, (label, history) in zip(axes.flat, histories.items(), strict=False):
@@ -187,7 +187,7 @@ def attack_examples(rows: dict[str, Tensor], captions: dict[str, Sequence[str]])
         captions: row title → N texts.
     """
     count = max(len(images) for images in rows.values())
-    figure, axes = _subplots(len(rows), count, (1.45 * count, 1.75 * len(rows)))
+    figure, axes = subplots(len(rows), count, (1.45 * count, 1.75 * len(rows)))
     for line, (title, images) in zip(axes, rows.items(), strict=True):
         for axis, image, caption in zip(line, images, captions[title], strict=True):
             axis.imshow(
@@ -206,7 +206,7 @@ def accuracy_curves(curves: pd.DataFrame, xlabel: str) -> Figure:
         curves: index the strength, a column of accuracies in [0, 1] per network label.
         xlabel: what the index is, with its unit.
     """
-    figure, ((axis,),) = _subplots(1, 1, (6, 3.6))
+    figure, ((axis,),) = subplots(1, 1, (6, 3.6))
     markers = "osD^vP*X"
     palette = sns.color_palette("colorblind", len(curves.columns))
     for index, label in enumerate(curves.columns):
@@ -229,7 +229,7 @@ def pipeline(table: Sequence[Network]) -> Figure:
     pairs = list(dict.fromkeys((n.source, n.target) for n in table if n.role == "transfer"))
     baselines = [n.target for n in table if n.role == "baseline"]
     rows = len(pairs) + len(baselines)
-    figure, ((axis,),) = _subplots(1, 1, (9, 0.52 * rows))
+    figure, ((axis,),) = subplots(1, 1, (9, 0.52 * rows))
     axis.set(xlim=(-0.1, 9.1), ylim=(rows - 0.4, -1.2))
     axis.set_axis_off()
     heights = dict(zip(sources, np.linspace(0.8, len(pairs) - 1.8, len(sources)), strict=True))
@@ -256,7 +256,7 @@ def pipeline(table: Sequence[Network]) -> Figure:
     return figure
 
 
-def _subplots(rows: int, columns: int, size: tuple[float, float], **shared) -> tuple:
+def subplots(rows: int, columns: int, size: tuple[float, float], **shared) -> tuple:
     """Make a figure and its axes ``(rows, columns)``; notebooks show what is returned, once."""
     figure, axes = plt.subplots(
         rows, columns, figsize=size, squeeze=False, layout="constrained", **shared
