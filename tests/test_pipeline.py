@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from playwright.sync_api import Page, expect, sync_playwright
 
 from robust_transfer import paths, pipeline
 
@@ -59,7 +61,7 @@ def accuracies(results: Path) -> dict[str, str]:
     return found
 
 
-class Page(HTMLParser):
+class Markup(HTMLParser):
     """Collects what a page loads, links to and shows."""
 
     def __init__(self, path: Path) -> None:
@@ -106,10 +108,10 @@ def test_book_pages_are_whole(smoke):
     assert {page.stem for page in pages} >= {
         "intro", "methods", "protocol", "bibliography", "00_threat_models", "01_source",
         "02_transfer", "03_evaluation", "04_figures", "05_explore", "07_verdicts",
-        "08_seeing",
+        "08_seeing", "09_browser",
     }  # fmt: skip
     for path in pages:
-        page = Page(path)
+        page = Markup(path)
         for target in page.loads:
             assert not re.match(r"(https?:)?//", target), f"{path.name} loads {target}"
         for target in page.loads + page.links:
@@ -119,6 +121,75 @@ def test_book_pages_are_whole(smoke):
         for image in page.images:
             assert image.get("alt"), f"{path.name}: {image['src']} has no alt text"
         assert str(smoke) not in path.read_text(), f"{path.name} shows a path of this machine"
+
+
+@pytest.fixture
+def reader(smoke):
+    """Open a page of the book from disk, as a reader without a network does."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium here (Debian: apt-get install chromium)")
+    problems = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("console", lambda said: said.type == "error" and problems.append(said.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.route(
+            lambda url: not url.startswith(("file:", "data:")),
+            lambda route: (problems.append(route.request.url), route.abort()),
+        )
+
+        def read(name: str) -> Page:
+            page.goto((smoke / f"_build/html/book/_executed/{name}.html").as_uri())
+            return page
+
+        yield read
+        browser.close()
+    assert not problems
+
+
+def test_reader_changes_a_cell_and_runs_it_in_the_page(smoke, reader):
+    table = pd.read_csv(smoke / "book/results/smoke/table1.csv").set_index("id")
+    cell = reader("09_browser").locator("div.cell.tag_live").first
+    editor, output = cell.get_by_role("textbox"), cell.locator(".cell_output")
+    built = output.inner_text()
+    assert "pgd-pgd-all, wb_pgd" in built
+    editor.fill(editor.input_value().replace('"pgd-pgd-all", "wb_pgd"', '"nat", "natural"'))
+    editor.press("Control+Enter")
+    expect(output).to_contain_text(f"nat, natural: {table.loc['nat', 'natural']:.1%} of 500")
+    ends = [f"{table.loc['nat', f'natural_{end}']:.1%}" for end in ("low", "high")]
+    expect(output).to_contain_text(" to ".join(ends))
+    editor.fill("1\nrecords.paper('nat', 'wb')")
+    cell.get_by_role("button", name="Run").click()
+    expect(output).to_contain_text("line 2: ValueError: column = 'wb': allowed are natural")
+    cell.get_by_role("button", name="Reset").click()
+    assert output.inner_text() == built and "pgd-pgd-all" in editor.input_value()
+
+
+def test_every_live_cell_gives_the_same_in_the_page_as_in_jupyter(reader):
+    for cell in reader("09_browser").locator("div.cell.tag_live").all():
+        output = cell.locator(".cell_output")
+        built = output.inner_text().split()
+        cell.get_by_role("button", name="Run").click()
+        expect(output).to_have_attribute("aria-busy", "true")
+        expect(output).not_to_have_attribute("aria-busy", "true", timeout=60_000)
+        assert output.inner_text().split() == built
+
+
+def test_reader_points_at_a_heatmap_and_follows_it_to_the_run(smoke, reader):
+    page = reader("04_figures")
+    expect(page.locator("div.chart img")).to_be_hidden()
+    cell = page.locator("div.chart [aria-roledescription='rect mark'] >> nth=0")
+    cell.hover()
+    said = page.locator("#vg-tooltip-element")
+    expect(said).to_contain_text("R nat")
+    table = pd.read_csv(smoke / "book/results/smoke/table1.csv").set_index("id")
+    expect(said).to_contain_text(f"{100 * table.loc['nat', 'natural']:.1f} %")
+    expect(said).to_contain_text("92.5 %")  # the paper's
+    cell.click()
+    page.wait_for_url("**/04_figures.html#run-nat")
+    assert page.locator("#run-nat").count() == 1
 
 
 def test_book_says_what_made_its_numbers(smoke):

@@ -16,7 +16,14 @@ from robust_transfer.notebook import INJECTED, settings
 from robust_transfer.runner import Runner
 from robust_transfer.training import load_data
 
-EXPERIMENT = ("01_source", "02_transfer", "03_evaluation", "04_figures", "07_verdicts")
+EXPERIMENT = (
+    "01_source",
+    "02_transfer",
+    "03_evaluation",
+    "04_figures",
+    "07_verdicts",
+    "09_browser",
+)
 """Run at the scale of the profile asked for."""
 DEMONSTRATIONS = ("00_threat_models", "05_explore", "06_speed", "08_seeing")
 """Run on the embedded images, which every reader has, or on none."""
