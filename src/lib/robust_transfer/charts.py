@@ -1,6 +1,7 @@
 """Figures to point at: Vega-Lite charts that say what is behind a mark, each with a static twin.
 
-In the built book a script draws the chart in place of its twin; without scripts the twin stays.
+In the built book a script draws the chart in place of its twin; without scripts, and in Jupyter,
+the twin stays. There, the chart alone is ``heatmaps(…).chart``.
 """
 
 import base64
@@ -34,30 +35,28 @@ class Interactive:
     Attributes:
         chart: the Vega-Lite chart.
         twin: the same as a Matplotlib figure.
-        alt: what both show, for readers who do not see them.
+        alt_text: what both show, for readers who do not see them.
     """
 
     chart: alt.TopLevelMixin
     twin: Figure
-    alt: str
+    alt_text: str
 
     def _repr_html_(self) -> str:
         image = io.BytesIO()
         self.twin.savefig(image, format="png", dpi=100)
         source = f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
-        spec = self.chart.to_dict() | {"description": self.alt}
+        spec = self.chart.to_dict() | {"description": self.alt_text}
         island = json.dumps(spec).replace("</", r"<\/")  # nothing in it may end the script
         return (
             f'<div class="chart" tabindex="0" role="group" aria-label="chart">'
-            f'<img src="{source}" alt="{html.escape(self.alt)}">'
+            f'<img src="{source}" alt="{html.escape(self.alt_text)}">'
             f'<script type="application/json">{island}</script></div>'
         )
 
 
 def heatmaps(
-    tables: dict[str, pd.DataFrame],
-    blocks: list[list[str]],
-    alt_text: str,
+    tables: dict[str, pd.DataFrame], blocks: list[list[str]], alt_text: str
 ) -> Interactive:
     """``figures.heatmaps`` of our table and the paper's, to point at.
 
