@@ -103,7 +103,9 @@ def table(rows: list, header: list) -> Html:
     """A table of rows of cells; numbers get one decimal."""
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in header)
     body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
-    return Html(f'<table class="dataframe"><thead><tr>{head}</tr></thead>{body}</table>')
+    return Html(
+        f'<table class="dataframe" tabindex="0"><thead><tr>{head}</tr></thead>{body}</table>'
+    )
 
 
 def _cell(value: object) -> str:
