@@ -27,11 +27,18 @@ from robust_transfer.runner import Runner
 from robust_transfer.study import Study, cells, read_study
 from robust_transfer.training import TrainingConfig, load_data
 
-EXPERIMENT = ("01_source", "02_transfer", "03_evaluation", "04_figures", "07_verdicts")
+EXPERIMENT = (
+    "01_source",
+    "02_transfer",
+    "03_evaluation",
+    "04_figures",
+    "07_verdicts",
+    "09_browser",
+)
 """Run at the scale of the profile asked for."""
 STUDY = ("10_study", "11_forensics")
 """Run at the scale of the study of the same name as the profile, or show the published one."""
-DEMONSTRATIONS = ("00_threat_models", "05_explore", "06_speed")
+DEMONSTRATIONS = ("00_threat_models", "05_explore", "06_speed", "08_seeing")
 """Run on the embedded images, which every reader has, or on none."""
 
 

@@ -1,0 +1,40 @@
+"""Sphinx extension for scripts of others: written when the book is built, loaded where needed.
+
+They come from Python packages, so the repository holds none of them and no page fetches anything.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+import vl_convert
+from docutils import nodes
+from sphinx.application import Sphinx
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Write the scripts when a build begins, and name them on the pages that use them."""
+    app.connect("builder-inited", write_scripts)
+    app.connect("html-page-context", add_scripts)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def write_scripts(app: Sphinx) -> None:
+    """Write Vega and Brython into the built book's static folder."""
+    static = Path(app.outdir) / "_static"
+    static.mkdir(parents=True, exist_ok=True)
+    # in a function of its own: its many short names would become the page's
+    (static / "vega.js").write_text(f"(function () {{{vl_convert.javascript_bundle()}\n}})();\n")
+    for name in ("brython.js", "brython_stdlib.js"):
+        (static / name).write_bytes((files("brython") / "data" / name).read_bytes())
+
+
+def add_scripts(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None
+) -> None:
+    """Load a page's scripts, after its text; Brython comes when a reader runs a cell."""
+    body = context.get("body", "")
+    if 'class="chart"' in body:
+        app.add_js_file("vega.js", loading_method="defer")
+        app.add_js_file("charts.js", loading_method="defer")
+    if 'id="live"' in body:
+        app.add_js_file("live.js", loading_method="defer")
