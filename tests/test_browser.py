@@ -1,5 +1,6 @@
 """The built book in a browser, as a reader has it: opened from disk, and served below some path."""
 
+import json
 import shutil
 import threading
 from functools import partial
@@ -9,7 +10,9 @@ from urllib.parse import urldefrag
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from robust_transfer.evaluation import wilson
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium (Debian: apt install chromium)")
@@ -82,9 +85,10 @@ class Reader:
     def note(self, problem: str) -> None:
         self.problems.append(f"{self.page_name}: {problem}")
 
-    def open(self, name: str) -> None:
+    def open(self, name: str) -> Page:
         self.page_name = name
         self.page.goto(f"{self.address}/{name}")
+        return self.page
 
     def look(self, name: str) -> dict:
         self.open(name)
@@ -168,10 +172,65 @@ def test_first_page_leads_to_the_book(browser, served):
 
 
 def test_tables_can_be_had_as_files(browser, book):
-    reader = Reader(browser, book.as_uri())
-    reader.open("book/_executed/04_figures.html")
-    with reader.page.expect_download() as download:
-        reader.page.click("a[download='table1.csv']")
+    page = Reader(browser, book.as_uri()).open("book/_executed/04_figures.html")
+    with page.expect_download() as download:
+        page.click("a[download='table1.csv']")
     lines = Path(download.value.path()).read_text().splitlines()
     assert lines[0].startswith("label,natural ours,natural paper") and len(lines) == 26
     assert lines[1].startswith("R_nat,")
+
+
+@pytest.fixture
+def reader(browser, book):
+    """A window on the book from disk; nothing may have gone wrong in it by the end."""
+    reader = Reader(browser, book.as_uri())
+    yield reader
+    assert not reader.problems, "\n".join(reader.problems)
+
+
+def natural(smoke: Path, network: str) -> float:
+    """Accuracy without attack that the book's own run has found."""
+    (path,) = (smoke / "fresh").glob(f"{network}-s1-*/evaluation-*.json")
+    return json.loads(path.read_text())["accuracies"]["natural"]
+
+
+def test_a_changed_cell_runs_in_the_page(smoke, reader):
+    accuracy = natural(smoke, "nat")
+    cell = reader.open("book/_executed/09_browser.html").locator("div.cell.tag_live").first
+    editor, output = cell.get_by_role("textbox"), cell.locator(".cell_output")
+    built = output.inner_text()
+    assert "pgd-pgd-all, wb_pgd" in built
+    editor.fill(editor.input_value().replace('"pgd-pgd-all", "wb_pgd"', '"nat", "natural"'))
+    editor.press("Control+Enter")
+    low, high = wilson(500 * accuracy, 500)
+    expect(output).to_contain_text(f"nat, natural: {accuracy:.1%} of 500", timeout=60_000)
+    expect(output).to_contain_text(f"{low:.1%} to {high:.1%}; the paper: 92.5 %")
+    editor.fill("1\nrecords.paper('nat', 'wb')")
+    cell.get_by_role("button", name="Run").click()
+    expect(output).to_contain_text("line 2: ValueError: column = 'wb': allowed are natural")
+    cell.get_by_role("button", name="Reset").click()
+    assert output.inner_text() == built and "pgd-pgd-all" in editor.input_value()
+
+
+def test_every_live_cell_gives_the_same_in_the_page_as_in_jupyter(reader):
+    for cell in reader.open("book/_executed/09_browser.html").locator("div.cell.tag_live").all():
+        output = cell.locator(".cell_output")
+        built = output.inner_text().split()
+        output.evaluate("box => box.textContent = ''")
+        cell.get_by_role("button", name="Run").click()  # from here on it is busy
+        expect(output).not_to_have_attribute("aria-busy", "true", timeout=60_000)
+        assert output.inner_text().split() == built
+
+
+def test_pointing_at_a_heatmap_tells_and_leads_to_the_network(smoke, reader):
+    page = reader.open("book/_executed/04_figures.html")
+    expect(page.locator("div.chart img")).to_be_hidden()
+    cell = page.locator("div.chart [aria-roledescription='text mark'] >> nth=0")
+    cell.hover()
+    said = page.locator("#vg-tooltip-element")
+    expect(said).to_contain_text("R nat")
+    expect(said).to_contain_text(f"{natural(smoke, 'nat'):.1%}".replace("%", " %"))
+    expect(said).to_contain_text("92.5 %")  # the paper's
+    cell.click()
+    page.wait_for_url("**/models.html#nat")
+    assert page.locator("#nat").count() == 1

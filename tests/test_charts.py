@@ -32,7 +32,7 @@ def test_heatmap_says_everything_of_every_cell_on_both_sides(ours):
     cells = [table for table in spec["datasets"].values() if len(table) == 125]
     assert len(cells) == len(spec["concat"]) == 2
     for panel in cells:
-        cell = next(c for c in panel if c["run"] == "#run-pgd-pgd-all" and c["share"] == 1)
+        cell = next(c for c in panel if c["run"].endswith("#pgd-pgd-all") and c["share"] == 1)
         assert cell["accuracy"] == "WB PGD" and cell["network"] == "R pgd→pgd 56"
         assert (cell["ours"], cell["paper"]) == ("42.4 %", "41.3 %")
         assert cell["interval"] == "40.4 to 45.4 %, n = 2,000"

@@ -4,13 +4,14 @@ import json
 import nbformat
 import papermill
 import pytest
-import yaml
 
-from robust_transfer import notebook, paths
-from robust_transfer.experiments import Profile
+from robust_transfer import notebook, paths, pipeline
+from robust_transfer.experiments import read_profile
 from robust_transfer.runner import Runner
+from robust_transfer.study import read_study
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+OF_STUDY = [path for path in NOTEBOOKS if path.stem in pipeline.STUDY]
 
 
 def parameters(path) -> dict:
@@ -24,7 +25,8 @@ def namespace(**changes) -> dict:
 
 
 def test_there_are_notebooks():
-    assert len(NOTEBOOKS) == 10
+    assert len(NOTEBOOKS) == 12
+    assert {path.stem for path in OF_STUDY} == {*pipeline.STUDY}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -36,8 +38,10 @@ def test_notebook_is_committed_without_outputs(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_parameter_cell_is_the_smoke_profile(path):
     given = parameters(path)
-    smoke = yaml.safe_load((paths.PROFILES / "smoke.yaml").read_text())
-    expected = json.loads(Profile(**smoke).model_dump_json())
+    smoke = read_study(paths.STUDIES / "smoke.yaml")
+    if path not in OF_STUDY:
+        smoke = read_profile(paths.PROFILES / "smoke.yaml")
+    expected = json.loads(smoke.model_dump_json())
     assert {name: given[name] for name in expected} == expected
     assert {*Runner.model_fields} <= {*given}
 
@@ -46,7 +50,7 @@ def test_parameter_cell_is_the_smoke_profile(path):
 def test_every_parameter_says_what_it_is(path):
     helps = {p["name"]: p["help"] for p in papermill.inspect_notebook(path).values()}
     unexplained = {name for name, text in helps.items() if not text}
-    assert unexplained <= {"surrogate_batch_size", "learning_rate"}
+    assert unexplained <= {"surrogate_batch_size", "learning_rate", "targets"}
 
 
 def test_settings_give_profile_and_absolute_paths():
@@ -55,6 +59,15 @@ def test_settings_give_profile_and_absolute_paths():
     assert runner.results_dir == str(paths.ROOT / "elsewhere")
     assert runner.published_dir == str(paths.PUBLISHED / "smoke")
     assert runner.data_dir == ""
+
+
+def test_settings_of_a_study_have_a_folder_of_their_own():
+    given = parameters(paths.NOTEBOOKS / "10_study.ipynb")
+    study, runner = notebook.study_settings(given, "shown")
+    assert study.targets["glyphs10"].test_size == 80
+    assert runner.published_dir == str(paths.PUBLISHED / "study-smoke")
+    with pytest.raises(ValueError, match=r"^unknown parameter epsilon; known: .*epsilons.*shown"):
+        notebook.study_settings(given | {"In": ["# Parameters\nepsilon = 1\n"]}, "shown")
 
 
 def test_injected_unknown_parameter_is_named_with_the_known_ones():

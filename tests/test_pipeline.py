@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -15,10 +14,8 @@ import nbformat
 import pandas as pd
 import yaml
 from conftest import finish, start
-from playwright.sync_api import Page, expect, sync_playwright
 
 from robust_transfer import paths, pipeline
-from robust_transfer.evaluation import wilson
 
 TINY = {"profile": "tiny", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}
 TINY |= {"transfer_epochs": 1, "training_steps": 2, "evaluation_steps": 2, "batch_size": 32}
@@ -90,80 +87,6 @@ def test_book_pages_are_whole(smoke):
         for image in page.images:
             assert image.get("alt"), f"{path.name}: {image['src']} has no alt text"
         assert str(smoke) not in path.read_text(), f"{path.name} shows a path of this machine"
-
-
-@pytest.fixture
-def reader(smoke):
-    """Open a page of the book from disk, as a reader without a network does."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium here (Debian: apt-get install chromium)")
-    problems = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.on("console", lambda said: said.type == "error" and problems.append(said.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.route(
-            lambda url: not url.startswith(("file:", "data:")),
-            lambda route: (problems.append(route.request.url), route.abort()),
-        )
-
-        def read(name: str) -> Page:
-            page.goto((smoke / f"_build/html/book/_executed/{name}.html").as_uri())
-            return page
-
-        yield read
-        browser.close()
-    assert not problems
-
-
-def natural(smoke: Path, network: str) -> float:
-    """Accuracy without attack that the book's own run has found."""
-    (path,) = (smoke / "fresh").glob(f"{network}-s1-*/evaluation-*.json")
-    return json.loads(path.read_text())["accuracies"]["natural"]
-
-
-def test_reader_changes_a_cell_and_runs_it_in_the_page(smoke, reader):
-    accuracy = natural(smoke, "nat")
-    cell = reader("09_browser").locator("div.cell.tag_live").first
-    editor, output = cell.get_by_role("textbox"), cell.locator(".cell_output")
-    built = output.inner_text()
-    assert "pgd-pgd-all, wb_pgd" in built
-    editor.fill(editor.input_value().replace('"pgd-pgd-all", "wb_pgd"', '"nat", "natural"'))
-    editor.press("Control+Enter")
-    low, high = wilson(500 * accuracy, 500)
-    expect(output).to_contain_text(f"nat, natural: {accuracy:.1%} of 500", timeout=60_000)
-    expect(output).to_contain_text(f"{low:.1%} to {high:.1%}; the paper: 92.5 %")
-    editor.fill("1\nrecords.paper('nat', 'wb')")
-    cell.get_by_role("button", name="Run").click()
-    expect(output).to_contain_text("line 2: ValueError: column = 'wb': allowed are natural")
-    cell.get_by_role("button", name="Reset").click()
-    assert output.inner_text() == built and "pgd-pgd-all" in editor.input_value()
-
-
-def test_every_live_cell_gives_the_same_in_the_page_as_in_jupyter(reader):
-    for cell in reader("09_browser").locator("div.cell.tag_live").all():
-        output = cell.locator(".cell_output")
-        built = output.inner_text().split()
-        output.evaluate("box => box.textContent = ''")
-        cell.get_by_role("button", name="Run").click()  # from here on it is busy
-        expect(output).not_to_have_attribute("aria-busy", "true", timeout=60_000)
-        assert output.inner_text().split() == built
-
-
-def test_reader_points_at_a_heatmap_and_follows_it_to_the_run(smoke, reader):
-    page = reader("04_figures")
-    expect(page.locator("div.chart img")).to_be_hidden()
-    cell = page.locator("div.chart [aria-roledescription='text mark'] >> nth=0")
-    cell.hover()
-    said = page.locator("#vg-tooltip-element")
-    expect(said).to_contain_text("R nat")
-    expect(said).to_contain_text(f"{natural(smoke, 'nat'):.1%}".replace("%", " %"))
-    expect(said).to_contain_text("92.5 %")  # the paper's
-    cell.click()
-    page.wait_for_url("**/04_figures.html#run-nat")
-    assert page.locator("#run-nat").count() == 1
 
 
 def test_book_says_what_made_its_numbers(smoke):

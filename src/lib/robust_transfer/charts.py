@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from robust_transfer import figures
 from robust_transfer.evaluation import wilson
 from robust_transfer.figures import PLOTTED, RED, TITLES
-from robust_transfer.tables import anchor, percent
+from robust_transfer.tables import percent
 
 CELL = alt.Step(46), alt.Step(22)
 """Width and height of a heatmap's cells in pixels: two panels fit a page, one a telephone."""
@@ -60,7 +60,7 @@ def heatmaps(
 ) -> Interactive:
     """``figures.heatmaps`` of our table and the paper's, to point at.
 
-    A click leads to the network's row in ``tables.runs``, which has to be on the same page.
+    A click leads to the network's card on the page of models.
 
     Args:
         tables: ``ours``, as made by ``tables.results``, and ``paper``, as by ``tables.paper``.
@@ -98,7 +98,7 @@ def _cells(shown: pd.DataFrame, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.
                     "interval": f"{ends[0]} to {ends[1]} %, n = {ours.loc[row, 'n']:,}",
                     "paper": f"{percent(theirs.loc[row, column])} %",
                     "difference": f"{gap:+.1f} points",
-                    "run": f"#{anchor(row)}",
+                    "run": f"../models.html#{row}",
                 }
             )
     return pd.DataFrame(cells)

@@ -13,7 +13,7 @@ from robust_transfer.attacks import PGD
 from robust_transfer.evaluation import COLUMNS, Evaluation
 from robust_transfer.evaluation import doubts as evaluation_doubts
 from robust_transfer.experiments import Network, Profile
-from robust_transfer.records import WEIGHTS, Record
+from robust_transfer.records import Record
 from robust_transfer.transfer import STRATEGIES, trainable_weights, transplant
 
 
@@ -35,27 +35,6 @@ def trainings(networks: list[Network], found: list[Record]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(table).set_index("network")
-
-
-def runs(networks: list[Network], found: list[Record]) -> pd.DataFrame:
-    """Where a network's numbers come from, a row each that links can lead to (``anchor``)."""
-    table = []
-    for network, record in zip(networks, found, strict=True):
-        table.append(
-            {
-                "network": f'<span id="{anchor(network.id)}">{network.label}</span>',
-                "record": record.folder.name,
-                "weights (SHA-256)": record.content["sha256"][WEIGHTS][:12],
-                "commit": record.content["provenance"]["commit"],
-                "finished": record.content["provenance"]["finished"][:10],
-            }
-        )
-    return pd.DataFrame(table).set_index("network")
-
-
-def anchor(network: str) -> str:
-    """Name of a network's row in ``runs``, for links."""
-    return f"run-{network}"
 
 
 def departures(profile: Profile) -> pd.DataFrame:
