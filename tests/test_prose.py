@@ -41,6 +41,8 @@ CONSTANTS = {
         "0.1": "learning rate",
         "76 %": "share of the weights in stage 3 and head",
     }
+    | {"0.0001": "the second paper's learning rate"}
+    | dict.fromkeys(("0.03", "0.05", "0.07", "0.09"), "the second paper's ε")
     | dict.fromkeys(("2.0", "3.0", "4.0", "5.0", "6.0", "8.0"), "tolerance"),
     "models": LEVEL,
     "reproducibility": LEVEL,

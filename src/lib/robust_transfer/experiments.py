@@ -6,7 +6,7 @@ with the complete configuration of its training.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import yaml
 from pydantic import Field
@@ -17,8 +17,6 @@ from robust_transfer.checks import Config, one_of
 from robust_transfer.engine import Precision
 from robust_transfer.evaluation import EvaluationConfig
 from robust_transfer.training import TrainingConfig
-
-AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 DEFENCES = ("nat", "fgsm", "fgsm_no_ll", "pgd")
 """How a network is trained; ``fgsm`` attacks predicted labels, ``fgsm_no_ll`` the true ones."""
@@ -236,7 +234,7 @@ def read_profile(path: Path | str) -> Profile:
     return read_complete(Profile, path)
 
 
-def read_complete(kind: type[AnyConfig], path: Path | str) -> AnyConfig:
+def read_complete(kind: type[Config], path: Path | str) -> Config:
     """Read a configuration in a papermill parameter file, which says nothing of where to run.
 
     Raises:

@@ -4,7 +4,8 @@ import ast
 from collections.abc import Collection, Mapping
 
 from robust_transfer import paths
-from robust_transfer.experiments import AnyConfig, Profile
+from robust_transfer.checks import Config
+from robust_transfer.experiments import Profile
 from robust_transfer.runner import Runner
 from robust_transfer.study import Study
 
@@ -35,8 +36,8 @@ def study_settings(namespace: Mapping[str, object], *own: str) -> tuple[Study, R
 
 
 def _settings(
-    kind: type[AnyConfig], namespace: Mapping[str, object], own: Collection[str]
-) -> tuple[AnyConfig, Runner]:
+    kind: type[Config], namespace: Mapping[str, object], own: Collection[str]
+) -> tuple[Config, Runner]:
     shared = {*kind.model_fields, *Runner.model_fields}
     if unknown := sorted(_injected(namespace) - shared - {*own}):
         known = ", ".join(sorted({*shared, *own}))
