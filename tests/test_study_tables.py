@@ -18,6 +18,10 @@ GAIN = {"pretraining": 0.10, "batch_norm": -0.02, "augmentation": 0.20}
 SEEDS = (0.0, 0.01, 0.02)
 
 
+def pm(mean: float, sd: float) -> str:
+    return f"{mean:.1f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{sd:.1f}"
+
+
 def accuracy(cell, seed, attack, epsilon):
     """Natural 80 %, 10 points less per 0.01; techniques add up, seeds differ by a point."""
     return 0.4 + SEEDS[seed] + sum(GAIN[t] for t in cell.techniques) - 4 * epsilon
@@ -49,8 +53,8 @@ def test_table_1_has_ours_beside_the_papers(rows, cells):
     found = study_tables.table_1(rows, cells, SHOWN)
     assert len(found) == 9
     line = found.loc["cifar10/resnet20, full fine-tuning"]
-    assert line["standard", "ours"] == "41.0 ± 1.0" and line["standard", "paper"] == "91.3"
-    assert line["PGD", "ours, ε = 0.01"] == "37.0 ± 1.0"
+    assert line["standard", "ours"] == pm(41.0, 1.0) and line["standard", "paper"] == "91.3"
+    assert line["PGD", "ours, ε = 0.01"] == pm(37.0, 1.0)
     assert line["PGD", "paper, ε unstated"] == "63.2"
     chest = found.loc["chest_xray8/densenet40, feature extraction"]
     assert chest["FGSM", "paper, ε unstated"] == "60.3"
@@ -61,7 +65,7 @@ def test_table_2_keeps_ours_and_the_papers_in_rows_of_their_own(rows, cells):
     assert len(found) == 3 * 3
     assert found.loc["cifar10/resnet20, paper, ε unstated"].to_list() == ["65.7", "72.4", "70.2"]
     ours = found.loc["cifar10/resnet20, ours at ε = 0.01"]
-    assert ours["with pretraining"] == "47.0 ± 1.0" and ours["with augmentation"] == "57.0 ± 1.0"
+    assert ours["with pretraining"] == pm(47.0, 1.0) and ours["with augmentation"] == pm(57.0, 1.0)
 
 
 def test_a_task_without_counterpart_has_no_number_of_the_paper():
@@ -101,7 +105,9 @@ def test_every_cell_of_a_task_is_listed(rows, cells):
 def test_medical_measures_stand_beside_accuracy(rows, cells, measured):
     found = study_tables.medical(rows, cells, SHOWN)
     assert len(found) == 5 and all("chest" in name for name in found.index)
-    assert found.iloc[0]["natural", "accuracy"] == found.iloc[0]["natural", "auroc"] == "41.0 ± 1.0"
+    assert (
+        found.iloc[0]["natural", "accuracy"] == found.iloc[0]["natural", "auroc"] == pm(41.0, 1.0)
+    )
     chest = measured[[cell.dataset for cell in cells].index("chest_xray8")][0]
     assert study_tables.majority(chest) == 50.0
 

@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code, 1 with one line on a failure that has a reason."""
     options = _parser().parse_args(arguments)
     try:
-        profile = _profile_path(options.profile)
+        profile = experiments.profile_path(options.profile)
         if options.command == "publish":
             _publish(profile, paths.resolve(options.results_dir))
             return 0
@@ -55,15 +55,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--workers", default=0, type=int, help="networks side by side")
     return parser
-
-
-def _profile_path(profile: str) -> Path:
-    named = paths.PROFILES / f"{profile}.yaml"
-    path = named if named.exists() else Path(profile)
-    if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in paths.PROFILES.glob("*.yaml")))
-        raise ValueError(f"profile = {profile!r}: allowed are {known}, or a file")
-    return path
 
 
 if __name__ == "__main__":

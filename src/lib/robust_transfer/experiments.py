@@ -11,7 +11,7 @@ from typing import Literal
 import yaml
 from pydantic import Field
 
-from robust_transfer import transfer
+from robust_transfer import paths, transfer
 from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm
 from robust_transfer.checks import Config, one_of
 from robust_transfer.engine import Precision
@@ -227,6 +227,20 @@ def _transfer(profile: Profile, source: Network, target: str, strategy: str) -> 
 def _training(profile: Profile, **fields) -> TrainingConfig:
     shared = set(Profile.model_fields) & set(TrainingConfig.model_fields)
     return TrainingConfig(**{name: getattr(profile, name) for name in shared} | fields)
+
+
+def profile_path(profile: str) -> Path:
+    """The file of a profile, given by name or by its path.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    named = paths.PROFILES / f"{profile}.yaml"
+    path = named if named.exists() else Path(profile)
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in paths.PROFILES.glob("*.yaml")))
+        raise ValueError(f"profile = {profile!r}: allowed are {known}, or a file")
+    return path
 
 
 def read_profile(path: Path | str) -> Profile:

@@ -157,9 +157,8 @@ def publish(profile: experiments.Profile, store: records.Store) -> list[str]:
     for network, evaluation in zip(targets, evaluations, strict=True):
         if evaluation is None:
             missing.append(f"evaluation of {network.id}")
-        else:
-            folder = target / records.folder_name(network.config)
-            records.write_sealed(folder / f"evaluation-{how.hash}.json", evaluation.content)
+        for name, content in store.beside(network.config, "evaluation-*.json").items():
+            records.write_sealed(target / records.folder_name(network.config) / name, content)
     if not missing:
         ours, theirs = tables.results(targets, evaluations), tables.paper(targets)
         ours.drop(columns="label").round(6).to_csv(target / "table1.csv")

@@ -124,6 +124,18 @@ class Store:
                 return content
         return None
 
+    def beside(self, config: TrainingConfig, pattern: str) -> dict[str, dict]:
+        """The sealed records beside a finished network's that speak of its weights, by file."""
+        if (record := self.find(config)) is None:
+            return {}
+        found: dict[str, dict] = {}
+        for layer in self.layers:
+            for path in sorted((layer / folder_name(config)).glob(pattern)):
+                content = self.read_sealed(path)
+                if content and content["weights"] == record.content["sha256"][WEIGHTS]:
+                    found.setdefault(path.name, content)
+        return found
+
     def _reject(self, path: Path, reason: str) -> None:
         """Name a damaged file; set it aside where it is ours to write."""
         if path.is_relative_to(self.root):

@@ -121,7 +121,7 @@ def budget_curves(rows: pd.DataFrame, table: Sequence[Cell], attack: str) -> Fig
             ends = grouped["mean"] - grouped["std"], grouped["mean"] + grouped["std"]
             axis.fill_between(sizes, *ends, alpha=0.15, linewidth=0, **style)
         axis.set_title(task, fontsize=9)
-        axis.set_ylim(0, 100)
+        axis.set_ylim(bottom=0)
     for axis in axes[:, 0]:
         axis.set_ylabel(f"{attack.upper()} accuracy (%)")
     for axis in axes[-1]:

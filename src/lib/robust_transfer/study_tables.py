@@ -75,8 +75,12 @@ def paper_of(cell: Cell) -> pd.Series:
 
 def mean_sd(rows: pd.DataFrame, cell: str, attack: str, epsilon: float) -> str:
     """Accuracy of a cell in percent: mean ± standard deviation over repeats."""
-    values = trials.accuracies(rows, cell, attack, epsilon)
-    return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
+    return with_sd(trials.accuracies(rows, cell, attack, epsilon))
+
+
+def with_sd(values: pd.Series) -> str:
+    """Mean ± standard deviation, which no line break divides."""
+    return f"{values.mean():.1f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{values.std(ddof=1):.1f}"
 
 
 def designs(study: Study, table: Sequence[Cell]) -> pd.DataFrame:
@@ -103,9 +107,10 @@ def provenance(
     minutes = sum(record.content["seconds"] for record in records) / 60
     minutes += sum(b.content["seconds"] for repeated in measured for b in repeated) / 60
     start = "published ImageNet weights" if study.pretrained else "networks trained here"
+    tasks = f"{len(study.tasks)} task" + "s" * (len(study.tasks) > 1)
     return (
         f"Study {study.study}: {study.repeats} repeats of {len(measured)} cells on "
-        f"{len(study.tasks)} tasks, from {start} (source data {study.source_dataset}, "
+        f"{tasks}, from {start} (source data {study.source_dataset}, "
         f"{study.source_train_size:,} images), {len(records)} networks in {minutes:.0f} "
         f"network-minutes on {'; '.join(sorted(devices))}."
     )
@@ -277,8 +282,7 @@ def medical(rows: pd.DataFrame, table: Sequence[Cell], shown: Sequence[float]) -
             name = "natural" if attack == "natural" else f"PGD, ε = {epsilon_words(epsilon)}"
             at = scored[(scored["attack"] == attack) & np.isclose(scored["epsilon"], epsilon)]
             for metric in ("accuracy", "balanced_accuracy", "auroc"):
-                values = 100 * at[metric]
-                line[name, words(metric)] = f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
+                line[name, words(metric)] = with_sd(100 * at[metric])
         lines[f"{cell.task}, {cell.label}"] = line
     return pd.DataFrame.from_dict(lines, "index")
 

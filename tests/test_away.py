@@ -1,0 +1,124 @@
+"""A run on a borrowed machine: stopped by the clock, packed, gone on with elsewhere, filed."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from robust_transfer import paths
+from robust_transfer.checkpoints import epochs_done
+from robust_transfer.records import write_sealed
+from scripts import away
+
+TINY = {"profile": "away", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}
+TINY |= {"transfer_epochs": 1, "training_steps": 2, "evaluation_steps": 2, "batch_size": 32}
+NETWORKS = ["pgd", "nat-pgd-head"]
+
+
+@pytest.fixture(scope="module")
+def borrowed(tmp_path_factory):
+    """A profile, and folders of a borrowed machine and of home."""
+    root = tmp_path_factory.mktemp("borrowed")
+    (root / "profiles").mkdir()
+    smoke = yaml.safe_load((paths.PROFILES / "smoke.yaml").read_text())
+    (root / "profiles" / "away.yaml").write_text(yaml.safe_dump(smoke | TINY))
+    return root
+
+
+@pytest.fixture
+def there(borrowed, monkeypatch):
+    """Call the script with its profile and publication kept apart from the project's."""
+    monkeypatch.setattr(paths, "PUBLISHED", borrowed / "published")
+
+    def call(command, machine, *arguments):
+        shared = ["--profile", str(borrowed / "profiles" / "away.yaml"), "--workers", "1"]
+        shared += ["--packs", str(borrowed / "packs"), "--results-dir", str(borrowed / machine)]
+        shared += ["--networks", *NETWORKS]
+        return away.main([command, *shared, *arguments])
+
+    return call
+
+
+def finished(folder):
+    return sorted(json.loads(p.read_text())["hash"] for p in folder.glob("*/record.json"))
+
+
+def test_a_run_comes_home_and_is_filed(there, borrowed, capfd):
+    assert there("run", "first") == 0
+    assert "everything is done: 4 networks are finished" in capfd.readouterr().out
+    packs = sorted((borrowed / "packs").glob("pack-*.tar"))
+    assert packs and all(path.stat().st_size <= away.PACK_BYTES for path in packs)
+
+    assert there("run", "second") == 0  # a fresh machine with the packs trains nothing
+    output = capfd.readouterr().out
+    assert "training" not in output and "evaluating" not in output
+    assert finished(borrowed / "second") == finished(borrowed / "first")
+
+    assert there("file", "home") == 0
+    output = capfd.readouterr().out
+    assert output.count("outcomes differ") == 2 * len(NETWORKS)  # at two budgets
+    assert "not finished yet: glyphs20-fgsm" in output
+    published = borrowed / "published" / "away"
+    assert finished(published) == finished(borrowed / "first")
+    assert len(list(published.glob("pgd-s1-*/evaluation-*.json"))) == 2
+
+
+def test_outcomes_that_are_not_the_networks_are_refused(there, borrowed):
+    there("run", "first")
+    shutil.copytree(borrowed / "first", borrowed / "altered")
+    for path in (borrowed / "altered").glob("pgd-s1-*/evaluation-*.json"):
+        content = json.loads(path.read_text())
+        content.pop("seal")
+        content["outcomes"]["natural"] = content["outcomes"]["wb_pgd"]
+        write_sealed(path, content)
+    with pytest.raises(ValueError, match=r"^pgd: .* outcomes in natural differ from the record"):
+        there("file", "altered")
+
+
+def test_what_does_not_fit_is_named_and_is_not_a_finished_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(away, "PACK_BYTES", 40_960)
+    monkeypatch.setattr(away, "PACKS", 2)
+    results = tmp_path / "results"
+    for name, files in {
+        "a": {"checkpoint.safetensors": 25_000},
+        "b": {"checkpoint.safetensors": 25_000},
+        "z": {"record.json": 100, "weights.safetensors": 20_000},
+    }.items():
+        (results / name).mkdir(parents=True)
+        for file, size in files.items():
+            (results / name / file).write_bytes(b"x" * size)
+    (results / "z" / ".lock").touch()
+    left = away.pack(results, tmp_path / "packs")
+    assert left == [results / "b" / "checkpoint.safetensors"]
+    packs = sorted((tmp_path / "packs").iterdir())
+    assert len(packs) == 2 and all(path.stat().st_size <= 40_960 for path in packs)
+    (tmp_path / "there" / "z").mkdir(parents=True)
+    (tmp_path / "there" / "z" / "record.json").write_text("newer")
+    away.unpack(tmp_path / "packs", tmp_path / "there")
+    assert (tmp_path / "there" / "z" / "record.json").read_text() == "newer"
+    found = {p.relative_to(tmp_path / "there").as_posix() for p in (tmp_path / "there").glob("*/*")}
+    assert found == {"a/checkpoint.safetensors", "z/record.json", "z/weights.safetensors"}
+
+
+def test_the_clock_stops_a_run_which_then_goes_on(borrowed, tmp_path):
+    """For real: a process with a worker, ended in the midst of a training that has no end."""
+    endless = yaml.safe_load((borrowed / "profiles" / "away.yaml").read_text()) | {"epochs": 10_000}
+    (tmp_path / "endless.yaml").write_text(yaml.safe_dump(endless))
+    command = [
+        *(sys.executable, "-m", "scripts.away", "run", "--profile", str(tmp_path / "endless.yaml")),
+        *("--networks", "nat", "--seconds", "25", "--workers", "1"),
+        *("--packs", str(tmp_path / "packs"), "--results-dir"),
+    ]
+    epochs = []
+    for machine in ("first", "second"):
+        done = subprocess.run(
+            [*command, str(tmp_path / machine)], cwd=paths.ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "time is up: 0 networks are finished" in done.stdout
+        (checkpoint,) = (tmp_path / machine).glob("*/checkpoint.safetensors")
+        epochs.append(epochs_done(checkpoint))
+    assert 0 < epochs[0] < epochs[1]
