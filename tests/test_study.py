@@ -105,7 +105,10 @@ def test_a_study_survives_json():
     [
         ({"tasks": {"cifar11/resnet20": "tables"}}, "data set = 'cifar11': allowed are .*cifar10"),
         ({"tasks": {"cifar10/resnet19": "tables"}}, "network = 'resnet19': allowed are"),
-        ({"tasks": {"cifar10/resnet20": "all"}}, "'architecture', 'tables' or 'factorial'"),
+        (
+            {"tasks": {"cifar10/resnet20": "all"}},
+            "'strategies', 'tables' or 'factorial'",
+        ),
         ({"tasks": {"cifar100/resnet20": "tables"}}, "without sizes in targets = 'cifar100'"),
         ({"tasks": {}}, "tasks = {}"),
         ({"repeats": 1}, "repeats = 1"),

@@ -36,6 +36,7 @@ NONE: frozenset[str] = frozenset()
 
 DESIGNS: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {
     "architecture": (("full_finetuning", NONE),),
+    "strategies": tuple((strategy, NONE) for strategy in STRATEGIES),
     "tables": (
         *((strategy, NONE) for strategy in STRATEGIES),
         ("layer_freezing", frozenset({"pretraining"})),
@@ -50,8 +51,9 @@ DESIGNS: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {
 }
 """Which strategies and techniques a task is run with.
 
-``tables`` has the cells that the paper prints (Tables I and II), ``factorial`` every combination,
-``architecture`` the plainest one, to compare networks on the same data.
+``tables`` has the cells that the paper prints (Tables I and II), ``strategies`` those of Table I,
+``factorial`` every combination, ``architecture`` the plainest one, to compare networks on the same
+data.
 """
 
 
@@ -63,6 +65,7 @@ def _task(name: str) -> str:
     return name
 
 
+Design = Literal["architecture", "strategies", "tables", "factorial"]
 Task = Annotated[str, AfterValidator(_task)]
 
 
@@ -106,7 +109,7 @@ class Study(Config):
     """
 
     study: str = Field("paper", pattern=r"^[a-z0-9-]+$")
-    tasks: dict[Task, Literal["architecture", "tables", "factorial"]] = Field(
+    tasks: dict[Task, Design] = Field(
         {
             "cifar10/imagenet_resnet50": "factorial",
             "imagenet_subset/imagenet_vit_b_16": "tables",
