@@ -52,9 +52,11 @@ class Markup(HTMLParser):
             self.links.append(found["href"])
 
 
-def test_smoke_trains_and_evaluates_the_whole_grid(smoke):
-    assert len(weights(smoke / "fresh")) == 29
+def test_smoke_trains_and_evaluates_both_papers(smoke):
     assert len(accuracies(smoke / "fresh")) == 25
+    measured = list((smoke / "fresh").glob("*/budgets-*.json"))
+    assert len(measured) == 5 * 3  # cells by repeats
+    assert len(weights(smoke / "fresh")) == 29 + len(measured) + 2  # from two sources
 
 
 def test_smoke_shows_the_phenomenon(smoke):
