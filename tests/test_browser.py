@@ -110,6 +110,7 @@ class Reader:
         # contrast takes most of the time, and does not depend on the width
         rules = {"color-contrast": {"enabled": self.width == DESK}}
         options = {"resultTypes": ["violations"], "runOnly": WCAG, "rules": rules}
+        options["preload"] = False  # it would load imported styles from the wrong place
         for found in Axe().run(self.page, options=options).response["violations"]:
             if found["impact"] in ("serious", "critical"):
                 self.note(f"{found['id']}: {[node['html'][:100] for node in found['nodes'][:3]]}")

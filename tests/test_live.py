@@ -38,7 +38,7 @@ def test_unknown_network_or_column_is_named_with_the_known_ones(records, wrong):
 def test_page_carries_records_and_library(records):
     page = records._repr_html_()
     assert "Profile &lt;tiny&gt;." in page and page.count("</script>") == 1
-    cargo = json.loads(re.search(r'id="live">(.*)</script>', page, re.S)[1])
+    cargo = json.loads(re.search(r'id="live-records">(.*)</script>', page, re.S)[1])
     space: dict = {}
     exec(cargo["library"], space)
     assert space["Records"](cargo["records"]).accuracy("pgd", "natural") == 50

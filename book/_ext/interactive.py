@@ -36,5 +36,5 @@ def add_scripts(
     if 'class="chart"' in body:
         app.add_js_file("vega.js", loading_method="defer")
         app.add_js_file("charts.js", loading_method="defer")
-    if 'id="live"' in body:
+    if 'id="live-records"' in body:
         app.add_js_file("live.js", loading_method="defer")

@@ -1,7 +1,7 @@
 /* Cells tagged `live` can be changed and run in the page, by Brython, which is loaded on demand. */
 (function () {
   const here = document.currentScript.src;
-  const { library, records } = JSON.parse(document.getElementById("live").textContent);
+  const { library, records } = JSON.parse(document.getElementById("live-records").textContent);
   const start = `${library}
 from browser import window
 _names = {**globals(), "records": Records(json.loads(window.liveRecords))}

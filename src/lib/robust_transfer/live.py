@@ -71,7 +71,7 @@ class Records:
             f"{self.n:,} test images. {html.escape(self._content['scale'])}</p>"
             "<noscript><p>Scripts are off in this browser: below each cell stands what it gave "
             "when the book was built.</p></noscript>"
-            f'<script type="application/json" id="live">{cargo}</script>'
+            f'<script type="application/json" id="live-records">{cargo}</script>'
         )
 
 
