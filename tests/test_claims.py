@@ -210,6 +210,35 @@ def test_ledger_of_the_published_run(of_the_laptop):
     assert "D35: " in page and "wb_pgd &lt;= 1" in page
 
 
+def test_a_claim_shows_what_it_rests_on(of_the_laptop):
+    page = claims.show(of_the_laptop, "Headline and initialisation", {"pgd": "<a>R</a>"}).data
+    found = page.partition('id="D11"')[2].partition("</section>")[0]
+    assert "1,000 test images, 1 seed: <code>pgd-pgd-all</code>, <a>R</a>" in found
+    assert "<em>In the paper:</em> R_pgd-&gt;pgd 56 41.3 minus" in found
+    untested = page.partition('id="D12"')[2].partition("</section>")[0]
+    assert "Rests on" not in untested and "<em>Reason:</em>" in untested
+
+
+def test_every_claim_has_its_place_in_the_book(of_the_laptop, of_paper_b):
+    toc = (paths.ROOT / "_toc.yml").read_text()
+    for judged in (of_the_laptop, of_paper_b):
+        links = claims.index(judged).index
+        for (name, claim), link in zip(sorted(judged.items()), links, strict=True):
+            page = claims.page(claim)
+            assert link == f'<a href="../claims/{page}.html#{name}">{name}</a>'
+            text = (paths.BOOK / "claims" / f"{page}.md").read_text()
+            assert text.startswith(f"# {claim.group}\n")
+            assert f"generated/claims/{page}.html" in text and f"file: book/claims/{page}\n" in toc
+
+
+def test_the_ledger_in_short(of_the_laptop):
+    row = claims.index(of_the_laptop).iloc[10]
+    headline = claims.ledger(of_the_laptop).loc["D11"]
+    assert "Headline: robust initialisation" in row["claim"] and row["n"] == "1,000"
+    assert row["verdict"] == headline["verdict"]
+    assert row["effect"].startswith(f"{headline['effect']:+.1f}".replace("-", "−"))
+
+
 def test_headline_is_the_difference_of_the_other_pages(of_the_laptop):
     profile = experiments.read_profile(paths.PROFILES / "laptop.yaml")
     found = claims.gather(profile, Store("results", paths.PUBLISHED / "laptop"))

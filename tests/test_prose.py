@@ -66,7 +66,7 @@ PAGES = {
         *paths.BOOK.glob("*.md"),
         *paths.NOTEBOOKS.glob("*.ipynb"),
     )
-}
+} | {f"{page.parent.name}/{page.stem}": page for page in paths.BOOK.glob("claims/*/*.md")}
 REFERENCE = "\n".join(path.read_text() for path in paths.REFERENCE.glob("*.csv"))
 PRINTED = set(re.findall(r"\d+\.\d+", REFERENCE))
 

@@ -1,4 +1,4 @@
-"""The parts of the book's pages that are made of records: model cards, fingerprints, runs.
+"""The parts of the book's pages that are made of records: model cards, runs, claims.
 
 ``write`` puts them beside the pictures of the pages, which include them.
 """
@@ -7,35 +7,48 @@ from html import escape
 
 import pandas as pd
 
-from robust_transfer import experiments, figures, paths, records, tables
+from robust_transfer import budgets, claims, experiments, figures, paths, records, tables
+from robust_transfer.claims import paper_b
 from robust_transfer.evaluation import COLUMNS, Evaluation, find
 from robust_transfer.experiments import Network, Profile
 from robust_transfer.records import Record, Store
 from robust_transfer.runner import weights
+from robust_transfer.study import Cell, Study, cells
 
 FROZEN = {None: "nothing", "all": "nothing", "head": "all but the head"}
 FROZEN |= {"stage3": "all but stage 3 and the head"}
+SHOWN = ("minutes", "configuration", "weights, SHA-256", "commit")
+"""Columns of ``trainings`` for which a page has room; the CSV has them all."""
 HASH = 12
 """Digits of a hash that are shown; the CSV has them all."""
 
 
-def write(profile: Profile, store: Store) -> None:
-    """Make every generated part, from the finished records of a profile."""
+def write(profile: Profile, store: Store, study: Study, study_store: Store) -> None:
+    """Make every generated part, from the finished records of a profile and of a study."""
     networks = experiments.grid(profile)
     targets, how = experiments.rows(networks), experiments.evaluation(profile)
     found = [store.find(network.config) for network in networks]
     evaluated = {network.id: find(store, network.config, how) for network in targets}
     ours = tables.results(targets, list(evaluated.values()))
     runs, data = trainings(networks, found), fingerprints(networks, found, evaluated["nat"])
+    table = cells(study)
+    also = study_records(table, study_store)
+    study_runs = study_trainings(also)
     parts = {
         "models": cards(networks, found, evaluated),
-        "networks": tables.html(short(runs), "networks", runs).data,
+        "networks": tables.html(short(runs[list(SHOWN)]), "networks", runs).data,
         "fingerprints": tables.html(short(data), "fingerprints", data).data,
-        "environments": tables.html(environments(found), "environments").data,
+        "environments": tables.html(environments(found + also), "environments").data,
+        "study_networks": tables.html(by_cell(study_runs), "study_networks", study_runs).data,
     }
-    paths.GENERATED.mkdir(parents=True, exist_ok=True)
+    named = {n.id: f'<a href="../../models.html#{n.id}">{n.label}</a>' for n in networks}
+    parts |= _claims(claims.judge(claims.gather(profile, store)), named)
+    named = {c.id: f'<a href="../../reproducibility.html#{c.id}">{c.id}</a>' for c in table}
+    parts |= _claims(_second(study, table, study_store), named)
     for name, part in parts.items():
-        (paths.GENERATED / f"{name}.html").write_text(part)
+        path = paths.GENERATED / f"{name}.html"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(part)
     drawings = {
         "figure1": figures.pipeline(networks),
         "survival": figures.survival({"this run": ours, "paper": tables.paper(targets)}),
@@ -96,19 +109,66 @@ def _accuracies(evaluation: Evaluation) -> dict[str, str]:
     return shown
 
 
+def _second(study: Study, table: list[Cell], store: Store) -> dict[str, claims.Judgement]:
+    """The claims of paper B, judged by a study."""
+    measured = [[budgets.find(store, c, cell.budgets) for c in cell.configs] for cell in table]
+    found = claims.Gathered(study, table, measured)
+    return claims.judge(found.evidence, paper_b.groups(found))
+
+
+def _claims(judged: dict[str, claims.Judgement], named: dict[str, str]) -> dict[str, str]:
+    """The part of every page of claims."""
+    groups = {claims.page(claim): claim.group for claim in judged.values()}
+    return {
+        f"claims/{name}": claims.show(judged, group, named).data for name, group in groups.items()
+    }
+
+
 def trainings(networks: list[Network], found: list[Record]) -> pd.DataFrame:
     """When, where, how long and from which state of the code each network was trained."""
-    table = {}
-    for network, record in zip(networks, found, strict=True):
-        content = record.content
-        told = {name: content["provenance"][name] for name in ("commit", "finished", "device")}
-        table[network.label] = {
-            "minutes": content["seconds"] / 60,
-            "configuration": content["hash"],
-            "weights, SHA-256": content["sha256"][records.WEIGHTS],
-            **told,
+    told = {network.label: _run(record) for network, record in zip(networks, found, strict=True)}
+    return pd.DataFrame.from_dict(told, "index")
+
+
+def study_records(table: list[Cell], store: Store) -> list[Record]:
+    """The records of every network of a study, sources first."""
+    fine_tuned = [config for cell in table for config in cell.configs]
+    sources = {config.source.hash: config.source for config in fine_tuned if config.source}
+    return [store.find(config) for config in [*sources.values(), *fine_tuned]]
+
+
+def study_trainings(found: list[Record]) -> pd.DataFrame:
+    """The same as ``trainings``, of the networks of a study by name, with the ``seed`` of each."""
+    configs = [record.content["config"] for record in found]
+    rows = [
+        {"seed": config["seed"]} | _run(record)
+        for config, record in zip(configs, found, strict=True)
+    ]
+    return pd.DataFrame(rows, index=[config["name"] for config in configs])
+
+
+def by_cell(runs: pd.DataFrame) -> pd.DataFrame:
+    """A study's networks as a row per cell, which a link to the cell's id finds."""
+    shown = {
+        f'<span id="{name}" class="words">{name.replace("-", " ")}</span>': {
+            "minutes": repeats["minutes"].sum(),
+            "configurations": ", ".join(repeats["configuration"].str[:HASH]),
+            "commit": ", ".join(dict.fromkeys(repeats["commit"])),
         }
-    return pd.DataFrame.from_dict(table, "index")
+        for name, repeats in runs.groupby(level=0, sort=False)
+    }
+    return pd.DataFrame.from_dict(shown, "index")
+
+
+def _run(record: Record) -> dict[str, object]:
+    content = record.content
+    told = {name: content["provenance"][name] for name in ("commit", "finished", "device")}
+    return {
+        "minutes": content["seconds"] / 60,
+        "configuration": content["hash"],
+        "weights, SHA-256": content["sha256"][records.WEIGHTS],
+        **told,
+    }
 
 
 def environments(found: list[Record]) -> pd.DataFrame:

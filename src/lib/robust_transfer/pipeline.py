@@ -74,7 +74,7 @@ def run(profile: Path, where: dict[str, object]) -> Path:
     parameters |= {name: yaml.safe_load(chosen.read_text()) | where_study for name in STUDY}
     for name in sorted(parameters):
         execute(name, parameters[name])
-    return build(protocol, runner.store)
+    return build(protocol, runner.store, second, study_runner.store)
 
 
 def study_of(profile: Path, where: dict[str, object]) -> tuple[Path, dict[str, object]]:
@@ -124,9 +124,11 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
                 output.text = output.text.replace(f"{paths.ROOT}/", "")
 
 
-def build(profile: experiments.Profile, store: records.Store) -> Path:
+def build(
+    profile: experiments.Profile, store: records.Store, study: Study, study_store: records.Store
+) -> Path:
     """Build the HTML book from executed notebooks and finished records, warnings being errors."""
-    pages.write(profile, store)
+    pages.write(profile, store, study, study_store)
     builder = Path(sys.executable).with_name("jupyter-book")
     command = [str(builder), "build", "-W", "-n", "--keep-going", str(paths.ROOT)]
     done = subprocess.run(command, capture_output=True, text=True)

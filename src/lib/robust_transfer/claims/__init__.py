@@ -6,6 +6,7 @@ turn the judgements into tables.
 
 from robust_transfer.claims.evidence import Evidence, gather
 from robust_transfer.claims.gathered import Gathered
+from robust_transfer.claims.shown import index, page, show
 from robust_transfer.claims.verdicts import (
     Judgement,
     differences,
@@ -15,7 +16,6 @@ from robust_transfer.claims.verdicts import (
     numbers,
     overview,
     read,
-    show,
 )
 
 __all__ = [
@@ -25,10 +25,12 @@ __all__ = [
     "differences",
     "findings",
     "gather",
+    "index",
     "judge",
     "ledger",
     "numbers",
     "overview",
+    "page",
     "read",
     "show",
 ]

@@ -1,11 +1,9 @@
 """The ledger: every claim with its test, what was found, and the verdict."""
 
-import html
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pandas as pd
-from IPython.display import HTML
 from statsmodels.stats.multitest import multipletests
 
 from robust_transfer import paths
@@ -22,7 +20,6 @@ from robust_transfer.claims.outcome import (
     combine,
 )
 from robust_transfer.claims.rules import Claim
-from robust_transfer.tables import scrolling
 
 MANY_SEEDS = {"D11": 5, "D12": 5, "D13": 5, "D14": 5, "D36": 5, "M01": 5, "M08": 8}
 SEEDS = 3
@@ -192,23 +189,3 @@ def differences(judged: dict[str, Judgement]) -> pd.DataFrame:
         if found.expected is not None
     ]
     return pd.DataFrame(table)
-
-
-def show(judged: dict[str, Judgement], group: str) -> HTML:
-    """Claims of a group for readers: words, test, findings and verdict of each."""
-    return HTML("\n".join(_block(c) for c in judged.values() if c.group == group))
-
-
-def _block(judged: Judgement) -> str:
-    words = {name: html.escape(text) for name, text in judged.words.items()}
-    lines = ['<section class="claim">', f"<p><strong>{judged.id}: {judged.verdict}.</strong>"]
-    lines += [words["claim"], f"<br/><em>Test:</em> {words['test']}"]
-    if judged.caveat:
-        name = "Reason" if judged.verdict == UNTESTED else "Provisional"
-        lines.append(f"<br/><em>{name}:</em> {html.escape(judged.caveat)}")
-    lines.append("</p>")
-    if judged.findings:
-        table = pd.DataFrame([vars(found) for found in judged.findings]).set_index("statement")
-        table = table[["ours", "paper", "outcome"]].rename_axis(None)
-        lines.append(scrolling(table.to_html(escape=False, border=0)))
-    return "\n".join([*lines, "</section>"])
