@@ -42,13 +42,23 @@ def evaluations(profile: Profile) -> list[EvaluationConfig]:
 
 
 def work(profile: Profile, networks: list[str], runner: Runner) -> None:
-    """Train and evaluate what is missing; killed at any moment it loses an epoch at most."""
-    chosen = experiments.select(experiments.grid(profile), networks)
-    runner.train([network.config for network in chosen])
-    targets = [network.config for network in experiments.rows(chosen)]
-    for how in evaluations(profile) if targets else ():
-        runner.train([how.surrogate])
-        runner.evaluate(targets, how)
+    """Train and evaluate what is missing, further seeds last.
+
+    Killed at any moment it loses an epoch at most.
+    """
+    chosen = select(profile, networks)
+    for further in (False, True):
+        part = [network for network in chosen if network.further == further]
+        runner.train([network.config for network in part])
+        targets = [network.config for network in experiments.rows(part)]
+        for how in evaluations(profile) if targets else ():
+            runner.train([how.surrogate])
+            runner.evaluate(targets, how)
+
+
+def select(profile: Profile, networks: list[str]) -> list[Network]:
+    """The networks of these ids, in every seed; all of them for an empty list."""
+    return experiments.select(experiments.grid(profile) + experiments.again(profile), networks)
 
 
 def pack(results: Path, packs: Path) -> list[Path]:
@@ -106,6 +116,7 @@ def check(network: Network, how: EvaluationConfig, found: Evaluation, runner: Ru
     """
     images = evaluation.test_images(how, runner.data_dir).first(SAMPLE)
     model = runner.store.model(network.config)
+    name = f"{network.id}, seed {network.config.seed}"
     again = evaluation.outcomes(model, images, how.attacks, {})
     worst = 0
     for column, outcome in again.items():
@@ -113,8 +124,8 @@ def check(network: Network, how: EvaluationConfig, found: Evaluation, runner: Ru
         worst = max(worst, differ)
         if differ > max(1, len(images) // 50):
             counted = f"{differ} of {len(images)} outcomes in {column}"
-            raise ValueError(f"{network.id}: {counted} differ from the record")
-    return f"{network.id}: at most {worst} of {len(images)} outcomes differ"
+            raise ValueError(f"{name}: {counted} differ from the record")
+    return f"{name}: at most {worst} of {len(images)} outcomes differ"
 
 
 def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> list[str]:
@@ -127,9 +138,9 @@ def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> li
         ValueError: outcomes differ from those found here.
     """
     unpack(packs, Path(runner.results_dir))
-    rows = experiments.rows(experiments.grid(profile))
+    targets = experiments.rows(select(profile, sample))
     for how in evaluations(profile):
-        for network in experiments.select(rows, sample):
+        for network in targets:
             found = evaluation.find(runner.store, network.config, how)
             if found is not None:
                 print(check(network, how, found, runner), flush=True)
@@ -140,7 +151,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     options = _parser().parse_args(arguments)
     profile = experiments.read_profile(experiments.profile_path(options.profile))
-    profile = profile.model_copy(update={"seed": profile.seed + options.seed})
     results = Path(paths.resolve(options.results_dir))
     runner = Runner(results_dir=str(results), data_dir=options.data_dir, workers=options.workers)
     packs = Path(options.packs)
@@ -175,7 +185,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts.away", description=__doc__)
     parser.add_argument("command", choices=("run", "work", "file"))
     parser.add_argument("--profile", default="fast", help="name or file of a profile")
-    parser.add_argument("--seed", default=0, type=int, help="added to the profile's")
     parser.add_argument("--networks", default=[], nargs="*", help="ids; all without it")
     parser.add_argument("--seconds", default=540, type=int, help="when to stop and pack")
     parser.add_argument("--packs", default="packs", help="folder of the packs")

@@ -14,7 +14,13 @@ from robust_transfer.records import write_sealed
 from scripts import away
 
 TINY = {"profile": "away", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}
-TINY |= {"transfer_epochs": 1, "training_steps": 2, "evaluation_steps": 2, "batch_size": 32}
+TINY |= {
+    "further_seeds": [2],
+    "transfer_epochs": 1,
+    "training_steps": 2,
+    "evaluation_steps": 2,
+    "batch_size": 32,
+}
 NETWORKS = ["pgd", "nat-pgd-head"]
 
 
@@ -48,7 +54,7 @@ def finished(folder):
 
 def test_a_run_comes_home_and_is_filed(there, borrowed, capfd):
     assert there("run", "first") == 0
-    assert "everything is done: 4 networks are finished" in capfd.readouterr().out
+    assert "everything is done: 5 networks are finished" in capfd.readouterr().out
     packs = sorted((borrowed / "packs").glob("pack-*.tar"))
     assert packs and all(path.stat().st_size <= away.PACK_BYTES for path in packs)
 
@@ -59,11 +65,16 @@ def test_a_run_comes_home_and_is_filed(there, borrowed, capfd):
 
     assert there("file", "home") == 0
     output = capfd.readouterr().out
-    assert output.count("outcomes differ") == 2 * len(NETWORKS)  # at two budgets
+    # at two budgets; one row is behind the headline, and has a further seed
+    assert output.count("outcomes differ") == 2 * (len(NETWORKS) + 1)
     assert "not finished yet: glyphs20-fgsm" in output
     published = borrowed / "published" / "away"
     assert finished(published) == finished(borrowed / "first")
-    assert len(list(published.glob("pgd-s1-*/evaluation-*.json"))) == 2
+    for seed in (1, 2):
+        assert len(list(published.glob(f"pgd-s{seed}-*/evaluation-*.json"))) == 2
+    assert list(published.glob("pgd-s1-*/weights*")) and not list(
+        published.glob("pgd-s2-*/weights*")
+    )
 
 
 def test_outcomes_that_are_not_the_networks_are_refused(there, borrowed):
@@ -74,7 +85,9 @@ def test_outcomes_that_are_not_the_networks_are_refused(there, borrowed):
         content.pop("seal")
         content["outcomes"]["natural"] = content["outcomes"]["wb_pgd"]
         write_sealed(path, content)
-    with pytest.raises(ValueError, match=r"^pgd: .* outcomes in natural differ from the record"):
+    with pytest.raises(
+        ValueError, match=r"^pgd, seed 1: .* outcomes in natural differ from the record"
+    ):
         there("file", "altered")
 
 

@@ -9,7 +9,9 @@ import pytest
 from robust_transfer.attacks import PGD, ThreatModel, fgsm
 from robust_transfer.experiments import (
     DEFENCES,
+    HEADLINE,
     Profile,
+    again,
     departures,
     evaluation,
     grid,
@@ -120,9 +122,10 @@ def test_networks_are_labelled_as_the_paper_writes_them(table, network, key, lab
     assert table[network].label == label
 
 
-def test_the_paper_profile_is_the_default_and_departs_from_nothing():
-    assert read_profile(ROOT / "notebooks" / "profiles" / "paper.yaml") == Profile()
-    assert departures(Profile()) == {}
+def test_the_paper_profile_is_the_default_but_for_more_seeds_and_departs_from_nothing():
+    profile = read_profile(ROOT / "notebooks" / "profiles" / "paper.yaml")
+    assert grid(profile) == grid(Profile()) and evaluation(profile) == evaluation(Profile())
+    assert departures(profile) == {}
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=[path.stem for path in PROFILES])
@@ -131,6 +134,25 @@ def test_every_profile_makes_a_whole_grid(path):
     assert profile.profile == path.stem
     assert len(rows(grid(profile))) == 25
     assert evaluation(profile).surrogate.network == profile.surrogate
+
+
+def test_further_seeds_train_the_rows_behind_the_headline_and_their_sources_again():
+    profile = Profile(seed=3, further_seeds=(4, 5))
+    first = {network.id: network for network in grid(profile)}
+    networks = again(profile)
+    ids = ["cifar100-nat", "cifar100-pgd", *HEADLINE]
+    assert [network.id for network in networks] == 2 * ids
+    assert [network.config.seed for network in networks] == 7 * [4] + 7 * [5]
+    for network in networks:
+        assert network.further and network.label.endswith(f", seed {network.config.seed}")
+        config = network.config
+        same = first[network.id].config
+        assert config.hash != same.hash and config.attack == same.attack
+        assert config.source is None or config.source.seed == config.seed
+    assert evaluation(profile).surrogate.seed == 3  # one adversary for all
+    assert again(Profile()) == []
+    with pytest.raises(ValueError, match=r"further_seeds = \(4, 3\): allowed are different ones"):
+        Profile(seed=3, further_seeds=(4, 3))
 
 
 def test_departures_name_what_differs_from_the_paper():

@@ -67,9 +67,25 @@ def test_agreement_of_a_reversed_table_is_negative(paper):
 
 def test_paired_difference_knows_that_images_are_the_same():
     first, second = evaluation([1, 1, 1, 0] * 25), evaluation([1, 1, 0, 0] * 25)
-    mean, low, high = tables.paired_difference(first, second, "wb_pgd")
+    mean, low, high = tables.paired_difference([first], [second], "wb_pgd")
     half = 1.959964 * np.std([0, 0, 1, 0] * 25, ddof=1) / 10
     assert (mean, low, high) == pytest.approx((0.25, 0.25 - half, 0.25 + half))
+
+
+def test_several_seeds_widen_the_interval_and_show_their_spread():
+    alike, better = evaluation([1, 0, 0, 0] * 25), evaluation([1, 1, 1, 0] * 25)
+    _, *once = tables.paired_difference([better], [alike], "wb_pgd")
+    mean, *twice = tables.paired_difference([better, alike], [alike, alike], "wb_pgd")
+    assert mean == pytest.approx(0.25)
+    assert twice[1] - twice[0] > once[1] - once[0]
+    networks = experiments.select(ROWS, ["pgd", "nat"])
+    named = tables.by_id([*networks, networks[1]], [alike, alike, better])
+    shown = tables.over_seeds(networks, named)
+    assert shown.index.to_list() == ["R<sub>pgd</sub>"]
+    assert shown["wb_pgd"].to_list() == ["50.0\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}35.4"]
+    assert shown["wb_pgd, paper"].to_list() == pytest.approx([36.1])
+    pairs = [("pgd", "pgd")]
+    assert tables.comparisons(networks, named, pairs)["seeds"].to_list() == [2]
 
 
 @pytest.mark.parametrize(

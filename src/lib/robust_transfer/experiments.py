@@ -4,12 +4,12 @@ A profile says at which scale it runs; ``grid`` turns a profile into the table o
 with the complete configuration of its training.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from robust_transfer import paths, transfer
 from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm
@@ -32,12 +32,19 @@ ROWS = (
 )
 """Table 1 from top to bottom: each baseline, then the transfers printed below it."""
 
+HEADLINE = ("pgd", "pgd-nat-stage3", "nat-pgd-all", "pgd-pgd-stage3", "pgd-pgd-all")
+"""The rows behind the paper's headline, which further seeds train again."""
+
 
 class Profile(Config):
     """The scale and protocol of one reproduction of Table 1; the defaults are paper A's.
 
     The fields are the parameters of every notebook and of ``notebooks/profiles/*.yaml``; see
     ``TrainingConfig`` and ``EvaluationConfig`` for what each decides.
+
+    Attributes:
+        further_seeds: seeds other than ``seed`` from which the rows of ``HEADLINE`` are trained
+            again, their sources with them.
     """
 
     profile: str = Field("paper", pattern=r"^[a-z0-9-]+$")
@@ -70,6 +77,17 @@ class Profile(Config):
     selection: Literal["mean", "adversarial", "last"] = "mean"
     precision: Precision = "fp32"
     seed: int = Field(0, ge=0)
+    further_seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+    @model_validator(mode="after")
+    def _every_seed_once(self) -> Self:
+        seeds = (self.seed, *self.further_seeds)
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(
+                f"further_seeds = {self.further_seeds}: allowed are different ones, "
+                f"without seed = {self.seed}"
+            )
+        return self
 
     @property
     def folder(self) -> str:
@@ -88,6 +106,7 @@ class Network:
         target: defence of the network itself.
         strategy: what a transfer retrains, or None.
         config: the complete training.
+        further: one of ``again``, with the id of the row that it repeats.
     """
 
     id: str
@@ -96,6 +115,7 @@ class Network:
     target: str
     strategy: str | None
     config: TrainingConfig
+    further: bool = False
 
     @property
     def paper_key(self) -> str:
@@ -105,12 +125,16 @@ class Network:
 
     @property
     def label(self) -> str:
-        """Name for readers, as the paper writes it: R with subscripts, then the unfrozen layers."""
+        """Name for readers, as the paper writes it: R with subscripts, then the unfrozen layers.
+
+        The seed is named where it is a further one.
+        """
         defences = f"{self.source}→{self.target}" if self.source else self.target
         dataset = f"{self.config.dataset} " if self.role == "source" else ""
         layers = f" {PAPER_LAYERS[self.strategy]}" if self.strategy else ""
         name = "surrogate" if self.role == "surrogate" else f"R<sub>{defences}</sub>"
-        return f"{dataset}{name}{layers}"
+        seed = f", seed {self.config.seed}" if self.further else ""
+        return f"{dataset}{name}{layers}{seed}"
 
 
 def inner_attack(profile: Profile, defence: str) -> PGD | None:
@@ -149,8 +173,19 @@ def grid(profile: Profile) -> list[Network]:
 _SOURCES = ("nat", "fgsm", "pgd")
 
 
+def again(profile: Profile) -> list[Network]:
+    """The rows of ``HEADLINE`` and their sources, seed by further seed."""
+    networks = []
+    for seed in profile.further_seeds:
+        table = grid(profile.model_copy(update={"seed": seed}))
+        chosen = [network.config for network in select(table, [*HEADLINE])]
+        needed = {c.hash for config in chosen for c in (config, config.source) if c}
+        networks += [replace(n, further=True) for n in table if n.config.hash in needed]
+    return networks
+
+
 def evaluation(profile: Profile) -> EvaluationConfig:
-    """How the 25 rows are evaluated."""
+    """How the 25 rows are evaluated, and the same rows of further seeds: by one surrogate."""
     return EvaluationConfig(
         surrogate=_surrogate(profile).config,
         test_size=profile.test_size,
@@ -265,8 +300,11 @@ def read_complete(kind: type[Config], path: Path | str) -> Config:
 
 
 def departures(profile: Profile) -> dict[str, tuple[object, object]]:
-    """Fields in which a profile differs from the paper's protocol: name → (ours, the paper's)."""
+    """Fields in which a profile differs from the paper's protocol: name → (ours, the paper's).
+
+    Further seeds add to the protocol, and are no departure.
+    """
     paper = Profile()
-    names = [name for name in Profile.model_fields if name != "profile"]
+    names = [name for name in Profile.model_fields if name not in ("profile", "further_seeds")]
     pairs = {name: (getattr(profile, name), getattr(paper, name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -17,7 +17,7 @@ from robust_transfer.study import Cell, Study, cells
 
 FROZEN = {None: "nothing", "all": "nothing", "head": "all but the head"}
 FROZEN |= {"stage3": "all but stage 3 and the head"}
-SHOWN = ("minutes", "configuration", "weights, SHA-256", "commit")
+SHOWN = ("seed", "minutes", "configuration", "weights, SHA-256", "commit")
 """Columns of ``trainings`` for which a page has room; the CSV has them all."""
 HASH = 12
 """Digits of a hash that are shown; the CSV has them all."""
@@ -30,15 +30,17 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     found = [store.find(network.config) for network in networks]
     evaluated = {network.id: find(store, network.config, how) for network in targets}
     ours = tables.results(targets, list(evaluated.values()))
-    runs, data = trainings(networks, found), fingerprints(networks, found, evaluated["nat"])
+    further = [store.find(network.config) for network in experiments.again(profile)]
+    runs = trainings(found + further)
+    data = fingerprints(networks, found, evaluated["nat"])
     table = cells(study)
     also = study_records(table, study_store)
-    study_runs = study_trainings(also)
+    study_runs = trainings(also)
     parts = {
         "models": cards(networks, found, evaluated),
         "networks": tables.html(short(runs[list(SHOWN)]), "networks", runs).data,
         "fingerprints": tables.html(short(data), "fingerprints", data).data,
-        "environments": tables.html(environments(found + also), "environments").data,
+        "environments": tables.html(environments(found + further + also), "environments").data,
         "study_networks": tables.html(by_cell(study_runs), "study_networks", study_runs).data,
     }
     named = {n.id: f'<a href="../../models.html#{n.id}">{n.label}</a>' for n in networks}
@@ -124,12 +126,6 @@ def _claims(judged: dict[str, claims.Judgement], named: dict[str, str]) -> dict[
     }
 
 
-def trainings(networks: list[Network], found: list[Record]) -> pd.DataFrame:
-    """When, where, how long and from which state of the code each network was trained."""
-    told = {network.label: _run(record) for network, record in zip(networks, found, strict=True)}
-    return pd.DataFrame.from_dict(told, "index")
-
-
 def study_records(table: list[Cell], store: Store) -> list[Record]:
     """The records of every network of a study, sources first."""
     fine_tuned = [config for cell in table for config in cell.configs]
@@ -137,14 +133,21 @@ def study_records(table: list[Cell], store: Store) -> list[Record]:
     return [store.find(config) for config in [*sources.values(), *fine_tuned]]
 
 
-def study_trainings(found: list[Record]) -> pd.DataFrame:
-    """The same as ``trainings``, of the networks of a study by name, with the ``seed`` of each."""
-    configs = [record.content["config"] for record in found]
-    rows = [
-        {"seed": config["seed"]} | _run(record)
-        for config, record in zip(configs, found, strict=True)
-    ]
-    return pd.DataFrame(rows, index=[config["name"] for config in configs])
+def trainings(found: list[Record]) -> pd.DataFrame:
+    """When, where, how long and from which state of the code each network was trained.
+
+    Returns:
+        A row per record, by the network's id.
+    """
+    rows, names = [], []
+    for content in (record.content for record in found):
+        names.append(content["config"]["name"])
+        row = {"seed": content["config"]["seed"], "minutes": content["seconds"] / 60}
+        row |= {"configuration": content["hash"]}
+        row |= {"weights, SHA-256": content["sha256"][records.WEIGHTS]}
+        of = content["provenance"]
+        rows.append(row | {name: of[name] for name in ("commit", "finished", "device")})
+    return pd.DataFrame(rows, index=names)
 
 
 def by_cell(runs: pd.DataFrame) -> pd.DataFrame:
@@ -158,17 +161,6 @@ def by_cell(runs: pd.DataFrame) -> pd.DataFrame:
         for name, repeats in runs.groupby(level=0, sort=False)
     }
     return pd.DataFrame.from_dict(shown, "index")
-
-
-def _run(record: Record) -> dict[str, object]:
-    content = record.content
-    told = {name: content["provenance"][name] for name in ("commit", "finished", "device")}
-    return {
-        "minutes": content["seconds"] / 60,
-        "configuration": content["hash"],
-        "weights, SHA-256": content["sha256"][records.WEIGHTS],
-        **told,
-    }
 
 
 def environments(found: list[Record]) -> pd.DataFrame:

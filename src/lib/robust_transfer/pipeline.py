@@ -64,7 +64,8 @@ def run(profile: Path, where: dict[str, object]) -> Path:
     shared = Runner().model_dump()
     _, runner = settings(protocol.model_dump() | shared | where)
     second, study_runner = study_settings(read_study(chosen).model_dump() | shared | where_study)
-    needed = [network.config for network in experiments.grid(protocol)]
+    networks = experiments.grid(protocol) + experiments.again(protocol)
+    needed = [network.config for network in networks]
     also = [config for cell in cells(second) for config in cell.configs]
     for config in runner.missing(needed) + study_runner.missing(also):
         load_data(config, runner.data_dir)  # now, not after the first notebooks
@@ -144,7 +145,8 @@ def build(
 def publish(profile: experiments.Profile, store: records.Store) -> list[str]:
     """Copy the finished records of a profile to ``book/results``.
 
-    Once everything is finished, Table 1 and its heatmap go with them.
+    Networks of further seeds, and their sources, go without weights. Once the rows of Table 1 are
+    finished, the table and its heatmap go with them.
 
     Returns:
         What is not finished yet.
@@ -159,8 +161,7 @@ def publish(profile: experiments.Profile, store: records.Store) -> list[str]:
     for network, evaluation in zip(targets, evaluations, strict=True):
         if evaluation is None:
             missing.append(f"evaluation of {network.id}")
-        for name, content in store.beside(network.config, "evaluation-*.json").items():
-            records.write_sealed(target / records.folder_name(network.config) / name, content)
+        _copy_evaluations(store, network.config, target)
     if not missing:
         ours, theirs = tables.results(targets, evaluations), tables.paper(targets)
         ours.drop(columns="label").round(6).to_csv(target / "table1.csv")
@@ -168,6 +169,13 @@ def publish(profile: experiments.Profile, store: records.Store) -> list[str]:
         figures.heatmaps({profile.profile: ours, "paper": theirs}, blocks).savefig(
             target / "figure4.png", dpi=100
         )
+    for network in (again := experiments.again(profile)):
+        if not _copy(store, network.config, target, weights=False):
+            missing.append(f"{network.id}, seed {network.config.seed}")
+    for network in experiments.rows(again):
+        if find(store, network.config, how) is None:
+            missing.append(f"evaluation of {network.id}, seed {network.config.seed}")
+        _copy_evaluations(store, network.config, target)
     return missing
 
 
@@ -200,6 +208,11 @@ def publish_study(study: Study, store: records.Store) -> list[str]:
     if whole:
         trials.tidy(*zip(*whole, strict=True)).round(6).to_csv(target / "study.csv", index=False)
     return missing
+
+
+def _copy_evaluations(store: records.Store, config: TrainingConfig, target: Path) -> None:
+    for name, content in store.beside(config, "evaluation-*.json").items():
+        records.write_sealed(target / records.folder_name(config) / name, content)
 
 
 def _copy(

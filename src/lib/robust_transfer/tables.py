@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -227,10 +228,38 @@ def doubts(networks: list[Network], evaluations: list[Evaluation]) -> pd.DataFra
     return pd.DataFrame({"doubt": raised or {"none raised": ""}})
 
 
+def by_id(
+    networks: list[Network], evaluations: list[Evaluation]
+) -> dict[str, tuple[Evaluation, ...]]:
+    """Network id → its evaluations, one per seed."""
+    named: dict[str, tuple[Evaluation, ...]] = {}
+    for network, evaluation in zip(networks, evaluations, strict=True):
+        named[network.id] = (*named.get(network.id, ()), evaluation)
+    return named
+
+
+def over_seeds(networks: list[Network], named: dict[str, tuple[Evaluation, ...]]) -> pd.DataFrame:
+    """Accuracies of networks trained from several seeds, in percent: mean ± standard deviation."""
+    theirs, table = 100 * paper(networks), {}
+    for network in networks:
+        repeats = named[network.id]
+        if len(repeats) > 1:
+            row = {"seeds": len(repeats)}
+            for column in ("natural", "wb_pgd"):
+                values = [100 * evaluation.accuracy(column) for evaluation in repeats]
+                spread = f"{np.mean(values):.1f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
+                row[column] = f"{spread}{np.std(values, ddof=1):.1f}"
+                row[f"{column}, paper"] = theirs.loc[network.id, column]
+            table[network.label] = row
+    return pd.DataFrame.from_dict(table, "index")
+
+
 def comparisons(
-    networks: list[Network], named: dict[str, Evaluation], pairs: list[tuple[str, str]]
+    networks: list[Network],
+    named: dict[str, tuple[Evaluation, ...]],
+    pairs: list[tuple[str, str]],
 ) -> pd.DataFrame:
-    """White-box PGD accuracy of pairs of networks and their paired difference, ours and paper's."""
+    """Paired difference in white-box PGD accuracy between networks, ours and the paper's."""
     labels = {network.id: network.label for network in networks}
     theirs = 100 * paper(networks)["wb_pgd"]
     table = []
@@ -241,6 +270,7 @@ def comparisons(
         table.append(
             {
                 "difference in wb_pgd": f"{labels[first]} − {labels[second]}",
+                "seeds": len(named[first]),
                 "ours (points)": f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]",
                 "paper (points)": f"{theirs[first] - theirs[second]:+.1f}",
             }
@@ -252,16 +282,21 @@ def headline(
     profile: Profile,
     ours: pd.DataFrame,
     theirs: pd.DataFrame,
-    named: dict[str, Evaluation],
+    named: dict[str, tuple[Evaluation, ...]],
     found: list[Record],
 ) -> dict[str, object]:
-    """The numbers that prose quotes: accuracies and differences in percent, counts, strings."""
+    """The numbers that prose quotes: accuracies and differences in percent, counts, strings.
+
+    Accuracies and their ``difference`` are of the profile's own seed; ``headline`` is the same
+    difference over all seeds.
+    """
     robust = ("nat", "pgd", "pgd-pgd-all", "nat-pgd-all", "pgd-pgd-stage3")
     robust += ("pgd-nat-head", "pgd-nat-stage3", "pgd-nat-all")
     numbers = {f"wb_pgd_{i.replace('-', '_')}": 100 * ours.loc[i, "wb_pgd"] for i in robust}
     numbers |= {f"natural_{i}": 100 * ours.loc[i, "natural"] for i in ("nat", "pgd")}
+    numbers["difference"] = numbers["wb_pgd_pgd_pgd_all"] - numbers["wb_pgd_pgd"]
     gap = paired_difference(named["pgd-pgd-all"], named["pgd"], "wb_pgd")
-    names = ("difference", "difference_low", "difference_high")
+    names = ("headline", "headline_low", "headline_high")
     numbers |= dict(zip(names, (100 * x for x in gap), strict=True))
     agrees = agreement(ours, theirs)
     for column in ("natural", "wb_pgd"):
@@ -271,11 +306,11 @@ def headline(
         "cells_within": int(agrees["cells within tolerance"].sum()),
         "cells_with_tolerance": int(agrees["cells with a tolerance"].sum()),
         "n_test": profile.test_size,
-        "seeds": 1,
+        "seeds": len(named["pgd-pgd-all"]),
         "networks": len(found),
         "minutes_total": sum(record.content["seconds"] for record in found) / 60,
         "profile": profile.profile,
-        "data_line": provenance(profile, found, list(named.values())),
+        "data_line": provenance(profile, found, [e for repeats in named.values() for e in repeats]),
     }
 
 
@@ -288,10 +323,15 @@ def provenance(profile: Profile, found: list[Record], evaluations: list[Evaluati
     return (
         f"Profile {profile.profile}: {profile.network}, {profile.source_dataset} to "
         f"{profile.target_dataset} with {profile.train_size:,} training images each, "
-        f"{' and '.join(f'{n:,}' for n in sorted(sizes))} test images, seed {profile.seed}; "
+        f"{' and '.join(f'{n:,}' for n in sorted(sizes))} test images, {_seeds(profile)}; "
         f"{len(found)} networks in {minutes:.1f} network-minutes on {'; '.join(sorted(devices))}, "
         f"torch {', '.join(sorted(versions))}."
     )
+
+
+def _seeds(profile: Profile) -> str:
+    further = ", ".join(map(str, profile.further_seeds))
+    return f"seed {profile.seed}" + bool(further) * f", the rows behind the headline also {further}"
 
 
 def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
@@ -313,17 +353,21 @@ def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired_difference(
-    first: Evaluation, second: Evaluation, column: str
+    first: Sequence[Evaluation], second: Sequence[Evaluation], column: str
 ) -> tuple[float, float, float]:
     """Difference of two accuracies on the same images, with its 95 % interval.
 
-    One training each: the interval speaks of the choice of test images, not of seeds.
+    Args:
+        first: an evaluation per seed; see ``intervals.paired`` for what the interval speaks of.
+        second: the same of the other network, for the same seeds in the same order.
+        column: which accuracy.
 
     Returns:
         Mean, lower and upper end, in [-1, 1].
     """
-    gaps = first.outcomes[column].astype(float) - second.outcomes[column]
-    return intervals.paired(gaps[None])[:3]
+    pairs = zip(first, second, strict=True)
+    gaps = [a.outcomes[column].astype(float) - b.outcomes[column] for a, b in pairs]
+    return intervals.paired(np.stack(gaps))[:3]
 
 
 def _identity(network: Network) -> dict[str, object]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from robust_transfer import evaluation, experiments, intervals, tables
 from robust_transfer.claims import quantities
-from robust_transfer.claims.quantities import Cell, Pair
+from robust_transfer.claims.quantities import Cell, Mean, Pair
 from robust_transfer.evaluation import COLUMNS, Evaluation
 from robust_transfer.experiments import Profile
 from robust_transfer.intervals import Interval
@@ -42,9 +42,10 @@ class Evidence:
             for cell in cells
         ]
 
-    def mean(self, cell: Cell) -> float:
-        """Accuracy over all images and seeds, in percent."""
-        return 100 * float(self.outcomes(cell)[0].mean())
+    def means(self, *cells: Cell) -> Mean:
+        """Accuracies of these cells in percent, over all images and the seeds they share."""
+        found = dict(zip(cells, self.outcomes(*cells), strict=True))
+        return lambda cell: 100 * float(found[cell].mean())
 
     def printed(self, cell: Cell) -> float:
         """The paper's accuracy, in percent."""
@@ -77,32 +78,27 @@ class Evidence:
 
     @property
     def ours(self) -> pd.DataFrame:
-        """Our accuracies in the form of ``paper``, in [0, 1]."""
+        """Our accuracies in the form of ``paper``, in [0, 1], of the seeds that all rows have."""
         table = self.paper.copy()
         for column in COLUMNS:
-            table[column] = [self.mean(Cell(network, column)) / 100 for network in table.index]
+            cells = [Cell(network, column) for network in table.index]
+            mean = self.means(*cells)
+            table[column] = [mean(cell) / 100 for cell in cells]
         return table
 
 
-def gather(profile: Profile, store: Store, seeds: tuple[int, ...] = ()) -> Evidence:
-    """Read the evidence on paper A from the records of a profile.
-
-    Args:
-        profile: what was run; every network of its own seed must be there.
-        store: where the records are.
-        seeds: further seeds, of which only some networks may have been trained.
+def gather(profile: Profile, store: Store) -> Evidence:
+    """Read the evidence on paper A from the records of a profile, further seeds included.
 
     Raises:
-        FileNotFoundError: a network has no evaluation in the profile's own seed; names it.
+        FileNotFoundError: a network has no evaluation; names it.
     """
+    rows, how = experiments.rows(experiments.grid(profile)), experiments.evaluation(profile)
     found: dict[str, dict[int, Evaluation]] = {}
-    for seed in (profile.seed, *seeds):
-        variant = profile.model_copy(update={"seed": seed})
-        how = experiments.evaluation(variant)
-        for network in experiments.rows(experiments.grid(variant)):
-            outcome = evaluation.find(store, network.config, how)
-            if outcome is not None:
-                found.setdefault(network.id, {})[seed] = outcome
-            elif seed == profile.seed:
-                raise FileNotFoundError(f"{network.id}: no evaluation in {store.root}")
-    return Evidence(found, tables.paper(experiments.rows(experiments.grid(profile))))
+    for network in rows + experiments.rows(experiments.again(profile)):
+        outcome = evaluation.find(store, network.config, how)
+        if outcome is None:
+            seed = network.config.seed
+            raise FileNotFoundError(f"{network.id}, seed {seed}: no evaluation in {store.root}")
+        found.setdefault(network.id, {})[network.config.seed] = outcome
+    return Evidence(found, tables.paper(rows))

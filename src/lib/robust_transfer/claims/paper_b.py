@@ -269,7 +269,9 @@ def _medical(found: Gathered, plain: dict[str, str]) -> list[Check]:
             def compute(evidence: Evidence, epsilon=epsilon, measure=measure) -> Fact:
                 at = column("pgd", epsilon)
                 cells = {t: (Accuracy(plain[t], NATURAL), Accuracy(plain[t], at)) for t in plain}
-                values = {t: measure(*map(evidence.mean, pair)) for t, pair in cells.items()}
+                values = {
+                    task: measure(*map(evidence.means(*pair), pair)) for task, pair in cells.items()
+                }
                 lowest = min(values, key=values.get)
                 return Fact(
                     lowest in chest, f"lowest: {lowest}", cells=sum(cells.values(), start=())

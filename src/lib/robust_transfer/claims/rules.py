@@ -110,7 +110,7 @@ class AtMost:
 
     def finding(self, evidence: Evidence) -> Finding:
         cell = Cell(self.network, self.column)
-        value = evidence.mean(cell)
+        value = evidence.means(cell)(cell)
         return Finding(
             f"{evidence.label(self.network)} at most {self.bound:g} % in {self.column}",
             holds(round(value, 9) <= self.bound),
@@ -140,8 +140,8 @@ class Order:
     points: float | None = None
 
     def finding(self, evidence: Evidence) -> Finding:
-        ours, paper = self._gaps(evidence.mean), self._gaps(evidence.printed)
         cells = quantities.cells(self.pairs)
+        ours, paper = self._gaps(evidence.means(*cells)), self._gaps(evidence.printed)
         return Finding(
             self.words or self._relation(evidence, self.pairs[0]),
             cells=cells,
