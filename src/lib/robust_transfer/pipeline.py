@@ -101,6 +101,7 @@ def execute(name: str, parameters: dict[str, object]) -> None:
         cwd=paths.NOTEBOOKS,
         progress_bar=False,
         stdout_file=sys.stdout,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it would warn of TCP in every kernel
         coalesce_streams=True,  # of a progress bar only the last state stays
     )
     notebook = nbformat.read(executed, nbformat.NO_CONVERT)
