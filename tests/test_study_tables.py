@@ -93,7 +93,7 @@ def test_effects_are_the_gains_that_were_put_in(rows):
 
 def test_effects_of_the_printed_tables_are_those_of_layer_freezing(rows):
     found = study_tables.effects(rows, "tiny_imagenet100/vit6", "pgd", 0.01)
-    assert set(found["strategy"]) == {"layer_freezing", "all"}
+    assert set(found["strategy"]) == {"layer freezing", "all"}
     assert set(found["technique"]) == {"pretraining", "augmentation"}
 
 
@@ -156,7 +156,7 @@ def test_figures_are_drawn_of_what_there_is(rows, cells, measured):
     assert sorted(heights) == sorted(study_tables.printed()["pgd"].xs("", level="techniques"))
     assert [bar.get_height() for bar in first.axes[1].patches][:1] == [pytest.approx(37.0)]
     curves = study_figures.budget_curves(rows, cells, "pgd")
-    assert len(curves.axes) == 3 and len(curves.axes[0].lines) == 5
+    assert len(curves.axes) == 4 and len(curves.axes[0].lines) == 5
     gains = study_tables.effects(rows, "cifar10/resnet20", "pgd", 0.01)
     flow = pd.DataFrame({"gradient": [1.0, 2.0], "moved": [0.1, 0.2]}, index=["stem", "head"])
     for figure in (

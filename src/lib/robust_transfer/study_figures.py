@@ -99,11 +99,14 @@ def figure_2(rows: pd.DataFrame, table: Sequence[Cell], epsilon: float) -> Figur
 
 
 def budget_curves(rows: pd.DataFrame, table: Sequence[Cell], attack: str) -> Figure:
-    """Accuracy against epsilon, a panel per task; shaded: one standard deviation over repeats."""
+    """Accuracy against epsilon, a panel per task; shaded: one standard deviation over repeats.
+
+    Panels have scales of their own: two classes begin where a hundred never come.
+    """
     groups = _by_task([c for c in table if "+".join(c.ordered) in MARKERS])
-    columns = min(3, len(groups))
+    columns = min(2, len(groups))
     lines = -(-len(groups) // columns)
-    figure, axes = subplots(lines, columns, (3.7 * columns, 2.9 * lines), sharex=True, sharey=True)
+    figure, axes = subplots(lines, columns, (4.6 * columns, 2.7 * lines), sharex=True)
     for axis in axes.flat[len(groups) :]:
         axis.set_axis_off()
     for axis, (task, group) in zip(axes.flat, groups.items(), strict=False):
@@ -127,7 +130,7 @@ def budget_curves(rows: pd.DataFrame, table: Sequence[Cell], attack: str) -> Fig
     for axis in axes[-1]:
         axis.set_xlabel("ε in 255ths")
     handles = max((axis.get_legend_handles_labels() for axis in axes.flat), key=lambda h: len(h[0]))
-    figure.legend(*handles, loc="outside upper center", ncols=columns, fontsize=8)
+    figure.legend(*handles, loc="outside upper center", ncols=3, fontsize=8)
     return figure
 
 
@@ -142,7 +145,7 @@ def effects(gains: pd.DataFrame) -> Figure:
     axis.axvline(0, color="0.7", linewidth=1)
     shifts = np.linspace(-0.27, 0.27, 4)
     for strategy, marker, shift in zip((*STRATEGIES, "all"), "osD^", shifts, strict=True):
-        part = gains[gains["strategy"] == strategy]
+        part = gains[gains["strategy"] == words(strategy)]
         heights = [techniques.index(name) + shift for name in part["technique"]]
         ends = (part["gain"] - part["low"], part["high"] - part["gain"])
         axis.errorbar(
@@ -182,7 +185,8 @@ def flows(parts: Mapping[str, pd.DataFrame]) -> Figure:
             axis.plot(table.index, table[column], marker=marker, label=task)
         axis.set_title(title, fontsize=9)
         axis.set_yscale("log")
-    axes[0, -1].legend(fontsize=8)
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(parts), fontsize=8)
     return figure
 
 

@@ -180,8 +180,8 @@ def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.Da
     computed per seed, and its 95 % interval is Student's over seeds.
 
     Returns:
-        In percentage points: ``technique``, ``strategy`` (or ``all``), ``gain``, ``low``, ``high``
-        and the number of matched ``pairs``.
+        In percentage points: ``technique``, ``strategy`` (in words, or ``all``), ``gain``,
+        ``low``, ``high`` and the number of matched ``pairs``.
     """
     chosen = rows[
         (rows["task"] == task) & (rows["attack"] == attack) & np.isclose(rows["epsilon"], epsilon)
@@ -202,7 +202,7 @@ def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.Da
             lines.append(
                 {
                     "technique": words(technique),
-                    "strategy": strategy,
+                    "strategy": words(strategy),
                     "gain": gain,
                     "low": gain - half,
                     "high": gain + half,
@@ -227,7 +227,8 @@ def compared(
             "first": found["first"].map(labels),
             "second": found["second"].map(labels),
             "difference [95 %]": [
-                f"{r.difference:+.1f} [{r.low:+.1f}, {r.high:+.1f}]" for r in found.itertuples()
+                f"{r.difference:+.1f} [{r.low:+.1f},\N{NO-BREAK SPACE}{r.high:+.1f}]"
+                for r in found.itertuples()
             ],
             "sd": found["sd"].map("{:.2f}".format),
             "p": found["p"].map("{:.3f}".format),

@@ -17,6 +17,9 @@ from robust_transfer.experiments import Network, Profile
 from robust_transfer.records import Record
 from robust_transfer.transfer import STRATEGIES, trainable_weights, transplant
 
+LONG = 24
+"""Letters up to which a row's label stays on one line."""
+
 
 def trainings(networks: list[Network], found: list[Record]) -> pd.DataFrame:
     """What was trained and how it went, a row per network, from the run records."""
@@ -88,10 +91,16 @@ def html(table: pd.DataFrame, name: str = "table", data: pd.DataFrame | None = N
         return HTML("<p>This run has nothing to show here.</p>")
     text = plain(table if data is None else data).to_csv(float_format="%.6g")
     file = f"data:text/csv;base64,{base64.b64encode(text.encode()).decode()}"
-    shown = table.rename_axis([None] * table.index.nlevels)
+    shown = table.rename_axis([None] * table.index.nlevels).rename(index=_wrapping)
     shown = shown.to_html(escape=False, float_format="{:.1f}".format, border=0)
     link = f'<a class="csv" href="{file}" download="{name}.csv">{name}.csv</a>'
     return HTML(f"{scrolling(shown)}\n{link}")
+
+
+def _wrapping(label: object) -> object:
+    """A row's label that, if it is long, may break: the numbers beside it should be seen."""
+    long = isinstance(label, str) and len(unmarked(label)) > LONG and "<span" not in label
+    return f'<span class="words">{label}</span>' if long else label
 
 
 def scrolling(table: str) -> str:
