@@ -258,9 +258,9 @@ def _medical(found: Gathered, plain: dict[str, str]) -> list[Check]:
     if not chest or not others:
         return []
     measures = {
-        "PGD accuracy": lambda natural, attacked: attacked,
-        "robustness drop (smaller is better)": lambda natural, attacked: attacked - natural,
-        "share of accuracy kept": lambda natural, attacked: attacked / natural,
+        "lowest PGD accuracy": lambda natural, attacked: attacked,
+        "largest robustness drop": lambda natural, attacked: attacked - natural,
+        "lowest share of accuracy kept": lambda natural, attacked: attacked / natural,
     }
     checks = []
     for epsilon in found.shown:
@@ -272,12 +272,10 @@ def _medical(found: Gathered, plain: dict[str, str]) -> list[Check]:
                 values = {
                     task: measure(*map(evidence.means(*pair), pair)) for task, pair in cells.items()
                 }
-                lowest = min(values, key=values.get)
-                return Fact(
-                    lowest in chest, f"lowest: {lowest}", cells=sum(cells.values(), start=())
-                )
+                worst = min(values, key=values.get)
+                return Fact(worst in chest, worst, cells=sum(cells.values(), start=()))
 
-            text = f"ε = {epsilon_words(epsilon)}: chest X-rays have the lowest {words}"
+            text = f"ε = {epsilon_words(epsilon)}: chest X-rays have the {words}"
             checks.append(Check(text, compute))
     return checks
 
