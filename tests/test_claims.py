@@ -215,7 +215,9 @@ def test_ledger_of_the_published_run(of_the_laptop):
 def test_a_claim_shows_what_it_rests_on(of_the_laptop):
     page = claims.show(of_the_laptop, "Headline and initialisation", {"pgd": "<a>R</a>"}).data
     found = page.partition('id="D11"')[2].partition("</section>")[0]
-    assert "1,000 test images, 1 seed: <code>pgd-pgd-all</code>, <a>R</a>" in found
+    seeds = of_the_laptop["D11"].seeds
+    size = f"1,000 test images, {seeds} seed{'s' * (seeds > 1)}"
+    assert f"{size}: <code>pgd-pgd-all</code>, <a>R</a>" in found
     assert "<em>In the paper:</em> R_pgd-&gt;pgd 56 41.3 minus" in found
     untested = page.partition('id="D12"')[2].partition("</section>")[0]
     assert "Rests on" not in untested and "<em>Reason:</em>" in untested

@@ -1,4 +1,4 @@
-"""Sphinx extension for what a published page has besides its text: buttons, description, roles.
+"""Sphinx extension for what a published page has besides its text: buttons, description, names.
 
 Binder and Colab open a notebook's source in ``notebooks/``; the theme would send them to the
 executed copy, which is in no repository. As long as ``_config.yml`` names no repository there is
@@ -21,6 +21,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", open_source, priority=900)
     app.connect("html-page-context", describe, priority=900)
     app.connect("html-page-context", drop_roles, priority=900)
+    app.connect("html-page-context", name_toggles, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -57,3 +58,16 @@ def drop_roles(
     """Drop the roles of the bibliography, a list without list items to those who hear the page."""
     for role in (' role="list"', ' role="doc-biblioentry"'):
         context["body"] = context.get("body", "").replace(role, "")
+
+
+def name_toggles(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None
+) -> None:
+    """Name the arrows that unfold a chapter in the sidebar for those who hear the page."""
+    if generate := context.get("generate_toctree_html"):
+
+        def generate_named(*arguments, **options) -> str:
+            tree = str(generate(*arguments, **options))
+            return tree.replace("<summary>", '<summary aria-label="pages of this chapter">')
+
+        context["generate_toctree_html"] = generate_named
