@@ -28,6 +28,7 @@ TINY = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items):
     """Keep the tests of the smoke book in one process, so that it is made once."""
     for item in items:
