@@ -145,6 +145,13 @@ def test_shown_table_offers_itself_as_a_file(paper):
     assert file(shown).loc["R_pgd→pgd 56", "wb_pgd ours"] == pytest.approx(41.3)
 
 
+def test_only_labels_that_are_long_to_read_may_break():
+    link, name = '<a href="../claims/davchev2019/sanity.html#D35">D35</a>', "full fine-tuning " * 2
+    shown = tables.html(pd.DataFrame({"x": [1, 2]}, index=[link, name])).data
+    assert f"<th>{link}</th>" in shown
+    assert f'<th><span class="words">{name}</span></th>' in shown
+
+
 def test_file_may_hold_what_the_table_says_in_words(paper):
     words = pd.DataFrame({"seeds": ["many"]}, index=["a"])
     shown = tables.html(words, "table", paper)

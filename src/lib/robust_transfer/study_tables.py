@@ -10,6 +10,7 @@ from robust_transfer import paths, trials
 from robust_transfer.budgets import Budgets
 from robust_transfer.records import Record
 from robust_transfer.study import NONE, STRATEGIES, TECHNIQUES, Cell, Study, words
+from robust_transfer.tables import with_sd
 
 COUNTERPARTS = {
     "cifar10": "CIFAR-10",
@@ -76,11 +77,6 @@ def paper_of(cell: Cell) -> pd.Series:
 def mean_sd(rows: pd.DataFrame, cell: str, attack: str, epsilon: float) -> str:
     """Accuracy of a cell in percent: mean ± standard deviation over repeats."""
     return with_sd(trials.accuracies(rows, cell, attack, epsilon))
-
-
-def with_sd(values: pd.Series) -> str:
-    """Mean ± standard deviation, which no line break divides."""
-    return f"{values.mean():.1f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{values.std(ddof=1):.1f}"
 
 
 def designs(study: Study, table: Sequence[Cell]) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from robust_transfer.records import Record
 from robust_transfer.transfer import STRATEGIES, trainable_weights, transplant
 
 LONG = 24
-"""Letters up to which a row's label stays on one line."""
+"""Letters, without markup, up to which a row's label stays on one line."""
 
 
 def trainings(networks: list[Network], found: list[Record]) -> pd.DataFrame:
@@ -99,7 +99,7 @@ def html(table: pd.DataFrame, name: str = "table", data: pd.DataFrame | None = N
 
 def _wrapping(label: object) -> object:
     """A row's label that, if it is long, may break: the numbers beside it should be seen."""
-    long = isinstance(label, str) and len(unmarked(label)) > LONG and "<span" not in label
+    long = isinstance(label, str) and len(re.sub("<.*?>", "", label)) > LONG
     return f'<span class="words">{label}</span>' if long else label
 
 
@@ -247,6 +247,11 @@ def by_id(
     return named
 
 
+def with_sd(values: pd.Series) -> str:
+    """Mean ± standard deviation, which no line break divides."""
+    return f"{values.mean():.1f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{values.std(ddof=1):.1f}"
+
+
 def over_seeds(networks: list[Network], named: dict[str, tuple[Evaluation, ...]]) -> pd.DataFrame:
     """Accuracies of networks trained from several seeds, in percent: mean ± standard deviation."""
     theirs, table = 100 * paper(networks), {}
@@ -256,8 +261,7 @@ def over_seeds(networks: list[Network], named: dict[str, tuple[Evaluation, ...]]
             row = {"seeds": len(repeats)}
             for column in ("natural", "wb_pgd"):
                 values = [100 * evaluation.accuracy(column) for evaluation in repeats]
-                spread = f"{np.mean(values):.1f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
-                row[column] = f"{spread}{np.std(values, ddof=1):.1f}"
+                row[column] = with_sd(pd.Series(values))
                 row[f"{column}, paper"] = theirs.loc[network.id, column]
             table[network.label] = row
     return pd.DataFrame.from_dict(table, "index")
