@@ -13,7 +13,7 @@ from torch import nn
 from benchmarks.clock import row, synchronise, turns
 from benchmarks.contestants import Work, our_attack, our_step
 from benchmarks.settings import PGD7, Bench, Settings
-from robust_transfer import data, models
+from robust_transfer import data, engine, models
 from robust_transfer.attacks import PGD
 
 BATCH_SIZES = (16, 32, 64, 128, 256, 512)
@@ -69,7 +69,7 @@ def untrained(bench: Bench, depth: int) -> nn.Module:
 
 
 def processes(settings: Settings, count: int) -> ProcessPoolExecutor:
-    """So many processes, each with a network of its own and a share of the cores."""
+    """So many processes like a runner's workers, each with a network and a share of the cores."""
     return ProcessPoolExecutor(
         count, get_context("spawn"), initializer=_begin, initargs=(settings, count)
     )
@@ -82,6 +82,7 @@ def run_side_by_side(pool: ProcessPoolExecutor, count: int, name: str, _: int) -
 
 def _begin(settings: Settings, count: int) -> None:
     global _bench, _works
+    engine.keep_memory()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     _bench = Bench(settings)
     _works = engine_works(_bench, _bench.network)

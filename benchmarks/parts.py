@@ -1,6 +1,7 @@
 """Attacks, training steps, and what each trick brings: contestants in turns on the same batches."""
 
 import time
+from functools import partial
 
 from benchmarks.accuracy import judge
 from benchmarks.clock import compare, row, turns
@@ -14,6 +15,7 @@ from benchmarks.contestants import (
     textbook_step,
     training_pass,
 )
+from benchmarks.growth import processes, run_side_by_side
 from benchmarks.loops import fold_batch_norm
 from benchmarks.peers import PEERS
 from benchmarks.settings import ATTACKS, PGD7, Bench
@@ -93,6 +95,9 @@ def tricks(bench: Bench) -> dict:
     enter("training step", "channels last", textbook_step(bench, new().to(memory_format=LAST)))
     enter("training step", "attack folded and fused", our_step(bench, new(), "fp32"))
     enter("training step", "bf16", our_step(bench, new(), "bf16"))
+    alone = processes(bench.settings, 1)
+    step_alone = partial(run_side_by_side, alone, 1, "training step")
+    enter("training step", "freed memory kept", lambda x, y: step_alone(0))
     autocast = textbook_step(bench, new().to(memory_format=LAST), autocast=True)
     enter("training step", "instead: autocast, not folded", autocast)
     if bench.settings.compile:
@@ -103,7 +108,8 @@ def tricks(bench: Bench) -> dict:
         plain = training_pass(new(), compiled=False)
         enter("training pass", "channels last, bf16 autocast", plain, "textbook")
         enter("training pass", "torch.compile", compiled)
-    seconds, _ = take_turns(bench, contestants, "tricks")
+    with alone:
+        seconds, _ = take_turns(bench, contestants, "tricks")
     rows = []
     for key in contestants:
         work, role, name = key

@@ -2,6 +2,8 @@
 
 import copy
 import os
+import platform
+import resource
 import subprocess
 import sys
 
@@ -177,6 +179,27 @@ def test_processors_without_bf16_instructions_fold_too():
     command = [sys.executable, "-c", PLAIN_PROCESSOR]
     done = subprocess.run(command, env=os.environ | plain, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+CLEARED_PAGES = """
+import resource
+import torch
+from robust_transfer.engine import keep_memory
+
+keep_memory()
+for round in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    layers = [torch.ones(2**20) for _ in range(40)]
+    del layers
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_kept_memory_is_not_cleared_again():
+    command = [sys.executable, "-c", CLEARED_PAGES]
+    cleared = int(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert cleared < 0.1 * 40 * 2**22 / resource.getpagesize()
 
 
 OTHERS = {

@@ -6,6 +6,8 @@ in bf16, no weight gradient is made, and ReLU and shortcut can ride on the convo
 network maps images to logits like the network it was made of, so attacks need not know of it.
 """
 
+import ctypes
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -34,6 +36,19 @@ def batch_size(most: int, model: nn.Module, pixels: Tensor) -> int:
     side = getattr(model, "size", None)
     area = side**2 if side else pixels.shape[2:].numel()
     return max(1, min(most, ATTACKED_PIXELS // area))
+
+
+def keep_memory() -> None:
+    """Let this process keep what it frees for the next batch, where its C library is glibc.
+
+    Otherwise glibc hands tens of MiB back layer after layer, and waits for the system to clear
+    every page that it asks for again.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # as <malloc.h> numbers them
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**25)  # the most that it takes
 
 
 def folded(model: nn.Module, precision: Precision = "fp32") -> nn.Module:

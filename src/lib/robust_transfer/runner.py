@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from robust_transfer import budgets, data, evaluation, records, training
+from robust_transfer import budgets, data, engine, evaluation, records, training
 from robust_transfer.attacks import loss_of
 from robust_transfer.checks import Config
 from robust_transfer.study import Cell
@@ -259,6 +259,7 @@ def _lineage(config: TrainingConfig) -> list[TrainingConfig]:
 
 def _begin_worker(workers: int) -> None:
     """Take a share of the cores, and end when the parent does, even if it was killed."""
+    engine.keep_memory()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     records.commit()  # now: the files may change while this worker trains
     parent = os.getppid()
