@@ -16,7 +16,8 @@ import pandas as pd
 import yaml
 from conftest import finish, start
 
-from robust_transfer import paths, pipeline
+from robust_transfer import experiments, paths, pipeline
+from robust_transfer.runner import Runner
 
 TINY = {"profile": "tiny", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}
 TINY |= {"transfer_epochs": 1, "training_steps": 2, "evaluation_steps": 2, "batch_size": 32}
@@ -137,26 +138,35 @@ def test_killed_pipeline_continues_to_the_same_numbers(checkout):
     process.wait()
     assert 12 <= len(records) < 29
     before = {path: path.stat().st_mtime_ns for path in records}
-    finish(experiment(checkout, "killed"))
+    finish(experiment(checkout))
     assert {path: path.stat().st_mtime_ns for path in records} == before
-    finish(experiment(checkout, "whole"))
+    whole(experiments.read_profile(checkout / "tiny.yaml"), checkout / "whole")
     assert weights(checkout / "killed") == weights(checkout / "whole")
     assert accuracies(checkout / "killed") == accuracies(checkout / "whole")
 
 
-def experiment(checkout: Path, results: str) -> subprocess.Popen:
+def experiment(checkout: Path) -> subprocess.Popen:
     """Execute the notebooks that train and evaluate, without the rest of the book."""
     code = (
         "import yaml; from robust_transfer import pipeline\n"
-        "parameters = yaml.safe_load(open('tiny.yaml')) | {'published_dir': ''}\n"
+        "parameters = yaml.safe_load(open('tiny.yaml'))\n"
+        "parameters |= {'published_dir': '', 'results_dir': 'killed'}\n"
         "for name in ('01_source', '02_transfer', '03_evaluation'):\n"
-        f"    pipeline.execute(name, parameters | {{'results_dir': {results!r}}})\n"
+        "    pipeline.execute(name, parameters)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(checkout / "src/lib")}
     return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=checkout, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+
+
+def whole(profile: experiments.Profile, results: Path) -> None:
+    """Train and evaluate all networks without a notebook, and without a break."""
+    table, runner = experiments.grid(profile), Runner(results_dir=str(results))
+    runner.train([network.config for network in table])
+    targets = [network.config for network in experiments.rows(table)]
+    runner.evaluate(targets, experiments.evaluation(profile))
 
 
 def descendants(pid: int) -> list[int]:
