@@ -14,7 +14,7 @@ run: .venv/installed  ## train, evaluate, execute the notebooks, build the book
 	$(BIN)/python -m robust_transfer run --profile $(PROFILE) --data-dir "$(DATA_DIR)" --results-dir $(RESULTS_DIR)
 
 book: .venv/installed  ## the published book, from the records in book/results
-	$(BIN)/python -m robust_transfer run --profile laptop --published --results-dir $(RESULTS_DIR)
+	$(BIN)/python -m robust_transfer run --published --results-dir $(RESULTS_DIR)
 
 publish: .venv/installed  ## copy finished records to book/results
 	$(BIN)/python -m robust_transfer publish --profile $(PROFILE) --results-dir $(RESULTS_DIR)

@@ -15,7 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code, 1 with one line on a failure that has a reason."""
     options = _parser().parse_args(arguments)
     try:
-        profile = experiments.profile_path(options.profile)
+        shown = experiments.published() if options.published else "smoke"
+        profile = experiments.profile_path(options.profile or shown)
         if options.command == "publish":
             _publish(profile, paths.resolve(options.results_dir))
             return 0
@@ -48,7 +49,9 @@ def _publish(profile: Path, results_dir: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="robust_transfer", description=__doc__)
     parser.add_argument("command", choices=("run", "publish"))
-    parser.add_argument("--profile", default="smoke", help="name or file of a profile")
+    parser.add_argument(
+        "--profile", help="name or file; else smoke, or the published book's with --published"
+    )
     parser.add_argument("--published", action="store_true", help="start from book/results")
     parser.add_argument("--data-dir", default="", help="folder of the images")
     parser.add_argument("--results-dir", default="results", help="folder of the records")

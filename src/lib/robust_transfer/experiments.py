@@ -21,6 +21,9 @@ from robust_transfer.training import TrainingConfig
 DEFENCES = ("nat", "fgsm", "fgsm_no_ll", "pgd")
 """How a network is trained; ``fgsm`` attacks predicted labels, ``fgsm_no_ll`` the true ones."""
 
+SCALES = ("paper", "fast", "overnight", "laptop")
+"""Profiles on CIFAR, from the paper's scale down."""
+
 PAPER_LAYERS = {"head": 1, "stage3": 18, "all": 56}
 """The paper's label of each strategy: unfrozen layers of ResNet-56."""
 
@@ -31,6 +34,9 @@ ROWS = (
     ("pgd", ("pgd->nat", "nat->pgd", "pgd->pgd")),
 )
 """Table 1 from top to bottom: each baseline, then the transfers printed below it."""
+
+TABLE = "table1.csv"
+"""Table 1 beside the records it was made of; it is there once all of them are."""
 
 HEADLINE = ("pgd", "pgd-nat-stage3", "nat-pgd-all", "pgd-pgd-stage3", "pgd-pgd-all")
 """The rows behind the paper's headline, which further seeds train again."""
@@ -262,6 +268,11 @@ def _transfer(profile: Profile, source: Network, target: str, strategy: str) -> 
 def _training(profile: Profile, **fields) -> TrainingConfig:
     shared = set(Profile.model_fields) & set(TrainingConfig.model_fields)
     return TrainingConfig(**{name: getattr(profile, name) for name in shared} | fields)
+
+
+def published() -> str:
+    """The profile that the published book shows: of the largest scale whose table is whole."""
+    return next(name for name in SCALES if (paths.PUBLISHED / name / TABLE).exists())
 
 
 def profile_path(profile: str) -> Path:

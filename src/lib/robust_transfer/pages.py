@@ -41,6 +41,7 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
         "networks": tables.html(short(runs[list(SHOWN)]), "networks", runs).data,
         "fingerprints": tables.html(short(data), "fingerprints", data).data,
         "environments": tables.html(environments(found + further + also), "environments").data,
+        "scales": scales(profile, store),
         "study_networks": tables.html(by_cell(study_runs), "study_networks", study_runs).data,
     }
     named = {n.id: f'<a href="../../models.html#{n.id}">{n.label}</a>' for n in networks}
@@ -131,6 +132,38 @@ def study_records(table: list[Cell], store: Store) -> list[Record]:
     fine_tuned = [config for cell in table for config in cell.configs]
     sources = {config.source.hash: config.source for config in fine_tuned if config.source}
     return [store.find(config) for config in [*sources.values(), *fine_tuned]]
+
+
+def scales(shown: Profile, store: Store) -> str:
+    """Table 1 at every scale but the one shown, as far as it is finished."""
+    sections = []
+    for name in experiments.SCALES:
+        profile = experiments.read_profile(paths.PROFILES / f"{name}.yaml")
+        if profile.profile != shown.profile:
+            profile = profile.model_copy(update={"further_seeds": ()})  # they are no rows of it
+            sections.append(_scale(profile, Store(store.root, paths.PUBLISHED / profile.folder)))
+    return "".join(sections) or "<p>No other scale has been run.</p>"
+
+
+def _scale(profile: Profile, store: Store) -> str:
+    """A section with the finished rows of one profile; empty if there is none."""
+    networks, how = experiments.grid(profile), experiments.evaluation(profile)
+    targets = experiments.rows(networks)
+    found = {network.id: find(store, network.config, how) for network in targets}
+    done = [network for network in targets if found[network.id] is not None]
+    if not done:
+        return ""
+    evaluated = [found[network.id] for network in done]
+    trained = [record for network in networks if (record := store.find(network.config))]
+    table = tables.side_by_side(tables.results(done, evaluated), tables.paper(done))
+    missing = [network.label for network in targets if network not in done]
+    return (
+        f'<section id="{profile.profile}"><h2>Profile {profile.profile}</h2>'
+        f"<p>{tables.provenance(profile, trained, evaluated)}</p>"
+        f"{tables.html(table, f'table1-{profile.profile}').data}"
+        + bool(missing) * f"<p>Not finished yet: {', '.join(missing)}.</p>"
+        + "</section>"
+    )
 
 
 def trainings(found: list[Record]) -> pd.DataFrame:

@@ -165,7 +165,7 @@ def publish(profile: experiments.Profile, store: records.Store) -> list[str]:
         _copy_evaluations(store, network.config, target)
     if not missing:
         ours, theirs = tables.results(targets, evaluations), tables.paper(targets)
-        ours.drop(columns="label").round(6).to_csv(target / "table1.csv")
+        ours.drop(columns="label").round(6).to_csv(target / experiments.TABLE)
         blocks = tables.heatmap_blocks("4", theirs)
         figures.heatmaps({profile.profile: ours, "paper": theirs}, blocks).savefig(
             target / "figure4.png", dpi=100

@@ -1,0 +1,52 @@
+"""The parts of pages that are made of records."""
+
+import shutil
+
+import pytest
+import yaml
+
+from robust_transfer import experiments, pages, paths
+from robust_transfer.records import Store
+
+SMOKE = experiments.read_profile(paths.PROFILES / "smoke.yaml")
+
+
+@pytest.fixture
+def scale(tmp_path, monkeypatch):
+    """Publish the records of ``smoke`` as those of the one scale there is, ``laptop``."""
+    smoke = yaml.safe_load((paths.PROFILES / "smoke.yaml").read_text()) | {"profile": "laptop"}
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "laptop.yaml").write_text(yaml.safe_dump(smoke))
+    published = shutil.copytree(paths.PUBLISHED / "smoke", tmp_path / "published" / "laptop")
+    monkeypatch.setattr(paths, "PROFILES", tmp_path / "profiles")
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(experiments, "SCALES", ("laptop",))
+    return published
+
+
+def test_the_book_shows_the_largest_scale_that_is_whole(scale, monkeypatch):
+    monkeypatch.setattr(experiments, "SCALES", ("fast", "overnight", "laptop"))
+    shutil.copytree(scale, scale.with_name("fast"))
+    (scale.with_name("fast") / "table1.csv").unlink()
+    assert experiments.published() == "laptop"
+    shutil.copytree(scale, scale.with_name("overnight"))
+    assert experiments.published() == "overnight"
+
+
+def test_other_scales_are_shown_as_far_as_they_are_finished(scale, tmp_path):
+    shown = pages.scales(SMOKE, Store(tmp_path))
+    assert "Profile laptop: resnet8, glyphs20 to glyphs10" in shown
+    assert shown.count("<th>R<sub>") == 25 and "Not finished yet" not in shown
+    for path in scale.glob("pgd-*/evaluation-*.json"):
+        path.unlink()
+    shown = pages.scales(SMOKE, Store(tmp_path))
+    assert shown.count("<th>R<sub>") == 18
+    assert shown.count("R<sub>pgd→pgd</sub> 56") == 1  # among those that are missing
+    for path in scale.glob("*/evaluation-*.json"):
+        path.unlink()
+    assert pages.scales(SMOKE, Store(tmp_path)) == "<p>No other scale has been run.</p>"
+
+
+def test_the_scale_of_the_book_is_not_repeated(scale, tmp_path):
+    own = SMOKE.model_copy(update={"profile": "laptop"})
+    assert pages.scales(own, Store(tmp_path)) == "<p>No other scale has been run.</p>"
