@@ -1,5 +1,7 @@
 """Paper B's numbers stand where it prints them, ours are what was measured, never mixed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -122,13 +124,36 @@ def test_epsilons_that_keep_what_the_paper_keeps(rows, cells):
     assert kept == pytest.approx(63.2 / 91.3, abs=0.001)
 
 
-def test_mistakes_scale_the_budget(rows, cells):
-    found = study_tables.mistakes(rows, cells[0], [0.01, 0.09], 3 * 32 * 32)
+def test_another_kind_of_network_has_no_number_of_the_paper():
+    cells = table({"cifar10/vit6": "architecture", "cifar10/resnet20": "architecture"})
+    assert study_tables.paper_of(cells[0]).isna().all()
+    assert study_tables.paper_of(cells[1])["pgd"] == 63.2
+
+
+def test_of_an_epsilon_below_the_measured_ones_only_that_is_said(cells):
+    steep = trials.tidy(cells, measure(cells, lambda c, s, attack, e: 0.8 - 60 * e * (e < 0.013)))
+    found = study_tables.needed_epsilons(steep, cells)
+    assert found.iloc[0, -1] == "below 2.55"  # 0.01
+
+
+def test_mistakes_scale_the_budget(rows, cells, measured):
+    found = study_tables.mistakes(rows, cells[0], measured[0], [0.01, 0.09])
     curve = trials.curve(rows, cells[0].id, "pgd")
     assert found.loc["as stated", "ε = 0.01"] == pytest.approx(100 * curve[0.01] / curve[0.0])
     assert (np.diff(found["ε = 0.09"]) > 0).all()  # from the largest radius to the smallest
     halved = np.interp(0.045, curve.index, curve / curve.iloc[0])
     assert found.loc["added on the [−1, 1] scale", "ε = 0.09"] == pytest.approx(100 * halved)
+
+
+def test_an_l2_radius_is_judged_by_deepfool(rows, cells, measured):
+    sizes = {"l2": np.array([0.0, 0.02, 0.05, np.inf]), "linf": np.ones(4)}  # 0: wrong already
+    repeats = [replace(found, deepfool=sizes) for found in measured[0]]
+    found = study_tables.mistakes(rows, cells[0], repeats, [0.03])
+    row = found.loc["taken as an l2 radius (DeepFool, 9 images)"]
+    assert row["ε = 0.03"] == pytest.approx(100 * 2 / 3)
+    shown = study_tables.deepfool(cells[:1], [repeats])
+    assert shown.loc["cifar10/resnet20, full fine-tuning", "images"] == 9
+    assert "median l2" not in shown  # of fewer than ten
 
 
 @pytest.mark.parametrize(("epsilon", "words"), [(8 / 255, "8/255"), (0.01, "0.01"), (0.05, "0.05")])

@@ -162,6 +162,9 @@ class Budgets:
     def confusion(self, attack: str = "natural", epsilon: float = 0.0) -> pd.DataFrame:
         """Number of images per true class (rows) and predicted class (columns).
 
+        Under an attack only images count that were right without it: what was wrong before is no
+        work of the attack, and would make its errors look like those without it.
+
         Raises:
             ValueError: labels are independent.
         """
@@ -169,7 +172,8 @@ class Budgets:
             raise ValueError(f"dataset = {self.dataset!r}: a confusion matrix needs one class each")
         names = data.CLASS_NAMES[self.dataset]
         counts = np.zeros((len(names), len(names)), dtype=int)
-        np.add.at(counts, (self.labels, self.predicted(attack, epsilon)), 1)
+        counted = self.predicted() == self.labels if attack != "natural" else slice(None)
+        np.add.at(counts, (self.labels[counted], self.predicted(attack, epsilon)[counted]), 1)
         return pd.DataFrame(counts, pd.Index(names, name="true"), pd.Index(names, name="predicted"))
 
     def _output(self, attack: str, epsilon: float) -> np.ndarray:

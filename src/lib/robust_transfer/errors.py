@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from robust_transfer import trials
 from robust_transfer.budgets import Budgets
 from robust_transfer.data import CLASS_NAMES
 from robust_transfer.study import Cell
@@ -59,11 +60,12 @@ def same_pairs(clean: pd.DataFrame, attacked: pd.DataFrame) -> tuple[float, floa
 def summary(
     table: Sequence[Cell], measured: Sequence[Sequence[Budgets]], epsilon: float
 ) -> pd.DataFrame:
-    """Where errors fall under PGD, a row per cell without independent labels.
+    """Where PGD's errors fall, a row per cell without independent labels.
 
     Returns:
-        For readers: share of the errors on the tenth of class pairs that have most, correlation
-        with the clean confusions and its p-value, and for CIFAR-10 the share of cat and dog.
+        For readers: share of the errors on the tenth of class pairs that have most (where errors
+        could be on more pairs than that), correlation with the clean confusions and its p-value,
+        and for CIFAR-10 the share of cat and dog.
     """
     lines = {}
     for cell, repeated in zip(table, measured, strict=True):
@@ -72,18 +74,20 @@ def summary(
         clean = confusion(repeated, "natural", 0.0)
         attacked = confusion(repeated, "pgd", epsilon)
         correlation, p = same_pairs(clean, attacked)
+        count = int(attacked.to_numpy().sum() - np.trace(attacked.to_numpy()))
+        few = count < len(_pairs(attacked))  # then they lie on few pairs whatever they are
         line = {
-            "errors": int(attacked.to_numpy().sum() - np.trace(attacked.to_numpy())),
-            "on a tenth of the pairs": f"{100 * concentration(attacked):.0f} %",
+            "errors": count,
+            "on a tenth of the pairs": "" if few else f"{100 * concentration(attacked):.0f} %",
             "correlation with clean": f"{correlation:.2f}",
-            "p": f"{p:.3f}",
+            "p": trials.p_words(p),
         }
         if {"cat", "dog"} <= set(clean):
             for name, counts in (("clean", clean), ("attacked", attacked)):
                 line[f"cat and dog, {name}"] = f"{100 * between(counts, 'cat', 'dog'):.1f} %"
             line["spread evenly"] = f"{100 * evenly(attacked):.1f} %"
         lines[f"{cell.task}, {cell.label}"] = line
-    return pd.DataFrame.from_dict(lines, "index")
+    return pd.DataFrame.from_dict(lines, "index").fillna("")
 
 
 def _pairs(counts: pd.DataFrame | np.ndarray) -> np.ndarray:

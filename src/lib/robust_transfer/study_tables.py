@@ -9,8 +9,12 @@ from scipy import stats
 from robust_transfer import paths, trials
 from robust_transfer.budgets import Budgets
 from robust_transfer.records import Record
+from robust_transfer.sources import SOURCES
 from robust_transfer.study import NONE, STRATEGIES, TECHNIQUES, Cell, Study, words
 from robust_transfer.tables import with_sd
+
+PAPER_NETWORKS = {"CIFAR-10": "resnet", "ImageNet": "vit", "ChestX-ray": "densenet"}
+"""The kind of network that the paper ran on each data set, one on each."""
 
 COUNTERPARTS = {
     "cifar10": "CIFAR-10",
@@ -29,17 +33,18 @@ TABLE_2 = {
 """Columns of Table II with their techniques; all of them freeze layers."""
 
 MISTAKES = {
-    "as stated": lambda epsilon, pixels: epsilon,
-    "added on the [−1, 1] scale": lambda epsilon, pixels: epsilon / 2,
-    "added after ImageNet normalisation": lambda epsilon, pixels: 0.225 * epsilon,
-    "taken as an l2 radius": lambda epsilon, pixels: epsilon / pixels**0.5,
-    "added on the [0, 255] scale": lambda epsilon, pixels: epsilon / 255,
+    "as stated": lambda epsilon: epsilon,
+    "added on the [−1, 1] scale": lambda epsilon: epsilon / 2,
+    "added after ImageNet normalisation": lambda epsilon: 0.225 * epsilon,
+    "added on the [0, 255] scale": lambda epsilon: epsilon / 255,
 }
 """How a stated epsilon may have been misapplied, with the l∞ radius on [0, 1] that results.
 
-0.225 is the smallest of ImageNet's channel deviations; an l2 radius is spread evenly over the
-pixels, which is the largest l∞ ball inside its reach.
+0.225 is the smallest of ImageNet's channel deviations.
 """
+
+FEW = 10
+"""Images of which a median says something, at least."""
 
 
 def epsilon_words(epsilon: float) -> str:
@@ -66,10 +71,14 @@ def printed() -> pd.DataFrame:
 
 
 def paper_of(cell: Cell) -> pd.Series:
-    """What the paper prints for a cell: ``standard``, ``fgsm`` and ``pgd`` in percent, or NaN."""
-    key = COUNTERPARTS.get(cell.dataset), cell.strategy, "+".join(cell.ordered)
+    """What the paper prints for a cell: ``standard``, ``fgsm`` and ``pgd`` in percent, or NaN.
+
+    A network of another kind than the paper's on these data has no counterpart in its tables.
+    """
+    dataset = COUNTERPARTS.get(cell.dataset)
+    key = dataset, cell.strategy, "+".join(cell.ordered)
     table = printed()
-    if key in table.index:
+    if key in table.index and PAPER_NETWORKS[dataset] in cell.network:
         return table.loc[key]
     return pd.Series(np.nan, table.columns)
 
@@ -88,6 +97,7 @@ def designs(study: Study, table: Sequence[Cell]) -> pd.DataFrame:
             "the paper's": COUNTERPARTS.get(task.split("/")[0], ""),
             "design": design,
             "cells": sum(cell.task == task for cell in table),
+            "side in pixels": target.image_size or SOURCES[task.split("/")[0]].side,
             "training images": f"{target.train_size:,}",
             "epochs": target.epochs,
             "test images": f"{target.test_size:,}",
@@ -227,9 +237,9 @@ def compared(
                 for r in found.itertuples()
             ],
             "sd": found["sd"].map("{:.2f}".format),
-            "p": found["p"].map("{:.3f}".format),
-            "p (Holm)": found["adjusted"].map("{:.3f}".format),
-            "detectable": found["detectable"].map("{:.1f}".format),
+            "p": found["p"].map(trials.p_words).where(found["sd"] > 0, "–"),
+            "p (Holm)": found["adjusted"].map(trials.p_words).where(found["sd"] > 0, "–"),
+            "detectable": found["detectable"].map("{:.1f}".format).where(found["sd"] > 0, "–"),
         }
     ).set_index("first")
 
@@ -248,7 +258,8 @@ def deepfool(table: Sequence[Cell], measured: Sequence[Sequence[Budgets]]) -> pd
     """Median size of the smallest perturbations that DeepFool found.
 
     Over all repeats and the attacked images that were classified correctly; the l∞ size is in
-    255ths. Images on which DeepFool found nothing count as infinitely far.
+    255ths. Images on which DeepFool found nothing count as infinitely far. Of fewer than
+    ``FEW`` images no median is shown.
     """
     lines = {}
     for cell, repeated in zip(table, measured, strict=True):
@@ -256,14 +267,11 @@ def deepfool(table: Sequence[Cell], measured: Sequence[Sequence[Budgets]]) -> pd
             continue
         sizes = {n: np.concatenate([b.deepfool[n] for b in repeated]) for n in ("l2", "linf")}
         right = {norm: found[found > 0] for norm, found in sizes.items()}
-        lines[f"{cell.task}, {cell.label}"] = {
-            "images": len(right["l2"]),
-            "median l2": f"{np.median(right['l2']):.3f}" if len(right["l2"]) else "",
-            "median l∞ (1/255)": f"{255 * np.median(right['linf']):.2f}"
-            if len(right["linf"])
-            else "",
-        }
-    return pd.DataFrame.from_dict(lines, "index")
+        line = lines[f"{cell.task}, {cell.label}"] = {"images": len(right["l2"])}
+        if len(right["l2"]) >= FEW:
+            line["median l2"] = f"{np.median(right['l2']):.3f}"
+            line["median l∞ (1/255)"] = f"{255 * np.median(right['linf']):.2f}"
+    return pd.DataFrame.from_dict(lines, "index").fillna("")
 
 
 def medical(rows: pd.DataFrame, table: Sequence[Cell], shown: Sequence[float]) -> pd.DataFrame:
@@ -297,7 +305,7 @@ def needed_epsilons(rows: pd.DataFrame, table: Sequence[Cell]) -> pd.DataFrame:
 
     The paper's accuracy under an attack is taken relative to its standard accuracy, ours likewise,
     so that networks of another scale can be compared. In 255ths; below the smallest measured
-    epsilon it is interpolated linearly from the natural accuracy.
+    epsilon nothing is known but that it would be below.
     """
     lines = {}
     for cell in table:
@@ -309,34 +317,46 @@ def needed_epsilons(rows: pd.DataFrame, table: Sequence[Cell]) -> pd.DataFrame:
             kept = paper[attack] / paper["standard"]
             curve = trials.curve(rows, cell.id, attack)
             line[f"{attack.upper()} keeps in the paper"] = f"{100 * kept:.0f} %"
-            size = 255 * trials.reached(curve / curve.iloc[0], kept)
-            line[f"ours does at ε · 255 ({attack.upper()})"] = (
-                "not reached" if np.isnan(size) else f"{size:.2f}"
-            )
+            size = trials.reached(curve / curve.iloc[0], kept)
+            line[f"ours does at ε · 255 ({attack.upper()})"] = _size(size, curve.index[1])
         lines[f"{cell.task}, {words(cell.strategy)}"] = line
     return pd.DataFrame.from_dict(lines, "index")
 
 
-def mistakes(rows: pd.DataFrame, cell: Cell, nominal: Sequence[float], pixels: int) -> pd.DataFrame:
+def _size(epsilon: float, smallest: float) -> str:
+    """An epsilon in 255ths, or what is known of it beside the smallest measured one."""
+    if np.isnan(epsilon):
+        return "not reached"
+    return f"below {255 * smallest:.2f}" if epsilon < smallest else f"{255 * epsilon:.2f}"
+
+
+def mistakes(
+    rows: pd.DataFrame, cell: Cell, repeats: Sequence[Budgets], nominal: Sequence[float]
+) -> pd.DataFrame:
     """Share of natural accuracy, in percent, that a cell keeps under PGD if epsilon is misapplied.
 
     Args:
         rows: of ``trials.tidy``.
         cell: whose curve is read off, linearly between measured epsilons.
+        repeats: its measurements. Where DeepFool was run, they tell of how many right images it
+            found no way out within an l2 radius; a stronger attack would leave fewer.
         nominal: stated epsilons.
-        pixels: values an image has, 3·H·W.
     """
     curve = trials.curve(rows, cell.id, "pgd")
     sizes, kept = curve.index.to_numpy(), (curve / curve.iloc[0]).to_numpy()
-    return pd.DataFrame(
-        {
-            f"ε = {epsilon:g}": {
-                name: 100 * float(np.interp(actual(epsilon, pixels), sizes, kept))
-                for name, actual in MISTAKES.items()
-            }
-            for epsilon in nominal
+    found = [b.deepfool["l2"] for b in repeats if b.deepfool]
+    way_out = np.concatenate(found or [[]])
+    way_out = way_out[way_out > 0]
+    table = {}
+    for epsilon in nominal:
+        column = table[f"ε = {epsilon:g}"] = {
+            name: 100 * float(np.interp(actual(epsilon), sizes, kept))
+            for name, actual in MISTAKES.items()
         }
-    )
+        if len(way_out):
+            words = f"taken as an l2 radius (DeepFool, {len(way_out)} images)"
+            column[words] = 100 * float((way_out > epsilon).mean())
+    return pd.DataFrame(table)
 
 
 def _percent(value: float) -> str:

@@ -248,12 +248,31 @@ def by_id(
 
 
 def with_sd(values: pd.Series) -> str:
-    """Mean ± standard deviation, which no line break divides."""
+    """Mean ± standard deviation, which no line break divides; of two values rather both."""
+    if len(values) == 2:
+        return " and ".join(f"{value:.1f}" for value in values)
     return f"{values.mean():.1f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{values.std(ddof=1):.1f}"
 
 
+def between_seeds(named: dict[str, tuple[Evaluation, ...]]) -> str:
+    """One sentence on how far networks that differ in nothing but the seed lie apart."""
+    repeated = [repeats for repeats in named.values() if len(repeats) > 1]
+    if not repeated:
+        return "Every row was trained from one seed: no interval holds what another would change."
+    freedom, spread = sum(len(repeats) - 1 for repeats in repeated), []
+    for column in COLUMNS:
+        points = [[100 * e.accuracy(column) for e in repeats] for repeats in repeated]
+        squares = sum(np.sum((np.array(p) - np.mean(p)) ** 2) for p in points)
+        spread.append(f"{np.sqrt(squares / freedom):.1f} in {column}")
+    return (
+        f"Standard deviation between seeds, in points, over the {len(repeated)} rows trained from "
+        f"several: {', '.join(spread)}. An interval of rows trained once does not hold it; of a "
+        "difference of two, it is 1.4 times as large."
+    )
+
+
 def over_seeds(networks: list[Network], named: dict[str, tuple[Evaluation, ...]]) -> pd.DataFrame:
-    """Accuracies of networks trained from several seeds, in percent: mean ± standard deviation."""
+    """Accuracies of networks trained from several seeds, in percent; see ``with_sd``."""
     theirs, table = 100 * paper(networks), {}
     for network in networks:
         repeats = named[network.id]
@@ -312,7 +331,7 @@ def headline(
     names = ("headline", "headline_low", "headline_high")
     numbers |= dict(zip(names, (100 * x for x in gap), strict=True))
     agrees = agreement(ours, theirs)
-    for column in ("natural", "wb_pgd"):
+    for column in COLUMNS:
         numbers[f"rank_correlation_{column}"] = agrees.loc[column, "rank correlation"]
     numbers = {name: float(value) for name, value in numbers.items()}
     return numbers | {

@@ -140,6 +140,11 @@ def compare(
     return result
 
 
+def p_words(p: float) -> str:
+    """A p-value for readers."""
+    return "below 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def reached(curve: pd.Series, accuracy: float) -> float:
     """The epsilon at which a falling curve first meets an accuracy, interpolated linearly.
 

@@ -68,9 +68,9 @@ class Evidence:
         return intervals.bootstrap(self.outcomes(*cells), statistic, level)
 
     def size(self, *cells: Cell) -> dict[str, int]:
-        """Test images ``n`` and ``seeds`` that all these cells have."""
-        seeds, n = self.outcomes(*cells)[0].shape
-        return {"n": n, "seeds": seeds}
+        """Test images ``n``, at least, and ``seeds`` that all these cells have."""
+        shapes = [found.shape for found in self.outcomes(*cells)]
+        return {"n": min(n for _, n in shapes), "seeds": shapes[0][0]}
 
     def label(self, network: str) -> str:
         """A network's name for readers."""

@@ -60,14 +60,20 @@ def _block(judged: Judgement, named: Mapping[str, str]) -> str:
     lines.append("</p>")
     if judged.findings:
         table = pd.DataFrame([vars(found) for found in judged.findings]).set_index("statement")
-        table = table[["ours", "paper", "outcome"]].rename_axis(None)
+        table = table[["ours", "paper", "outcome"]].rename_axis(None).map(_escaped)
+        table.index = table.index.map(_escaped)
         lines.append(scrolling(table.to_html(escape=False, border=0)))
     return "\n".join([*lines, "</section>"])
 
 
+def _escaped(text: str) -> str:
+    """Text as HTML; the subscripts in networks' names stay what they are."""
+    return re.sub(r"&lt;(/?sub)&gt;", r"<\1>", html.escape(text))
+
+
 def _told(judged: Judgement, words: dict[str, str], named: Mapping[str, str]) -> dict[str, str]:
     return {
-        "In the paper": words["evidence"],
+        "Evidence": words["evidence"],
         "Test": words["test"],
         "Expected": words["expected"],
         "Rests on": _basis(judged.findings, named),

@@ -11,6 +11,7 @@ from robust_transfer.claims import paper_a
 from robust_transfer.claims.evidence import Evidence
 from robust_transfer.claims.outcome import (
     ALPHA,
+    FAILS,
     PARTLY,
     REPLICATES,
     UNTESTED,
@@ -54,8 +55,12 @@ class Judgement:
 
     @property
     def seeds(self) -> int | None:
-        """Fewest seeds that a finding rests on; None if none rests on records."""
-        return min((found.seeds for found in self.findings if found.seeds), default=None)
+        """Fewest seeds that a finding rests on, controls aside; None if none rests on records."""
+        return min(self._seeds, default=None)
+
+    @property
+    def _seeds(self) -> set[int]:
+        return {found.seeds for found in self.findings if found.seeds and not found.control}
 
     @property
     def caveat(self) -> str:
@@ -66,7 +71,8 @@ class Judgement:
             reasons.append(f"{self.seeds} of {needed} seeds")
             if self.seeds == 1:
                 bounded = any(found.low is not None for found in self.findings)
-                reasons[-1] = "one seed" + bounded * ": interval over test images only"
+                reasons[-1] = "one seed" + (len(self._seeds) > 1) * " in part of the tests"
+                reasons[-1] += bounded * ": interval over test images only"
         if any(f.outcome == REPLICATES and (f.adjusted or 0) > ALPHA for f in self.findings):
             reasons.append(f"p > {ALPHA} after Holm's correction")
         if any(found.undecided for found in self.findings):
@@ -171,6 +177,12 @@ def numbers(judged: dict[str, Judgement]) -> dict[str, int]:
     counts = (verdicts.count(verdict) for verdict in VERDICTS)
     return dict(zip(COUNTED, counts, strict=True)) | {
         "claims": len(judged),
+        "checks": sum(
+            c.verdict == REPLICATES and c.group in ("Sanity", "Protocol") for c in judged.values()
+        ),
+        "undecided": sum(
+            c.verdict == FAILS and any(f.undecided for f in c.findings) for c in judged.values()
+        ),
         "provisional": sum(c.verdict != UNTESTED and bool(c.caveat) for c in judged.values()),
         "differences": len(gaps),
         "same_sign": int((gaps["effect"] > 0).sum()),
