@@ -50,10 +50,12 @@ def work(profile: Profile, networks: list[str], runner: Runner) -> None:
     for further in (False, True):
         part = [network for network in chosen if network.further == further]
         runner.train([network.config for network in part])
-        targets = [network.config for network in experiments.rows(part)]
+        targets = experiments.rows(part)
         for how in evaluations(profile) if targets else ():
             runner.train([how.surrogate])
-            runner.evaluate(targets, how)
+            runner.evaluate([network.config for network in targets], how)
+        if harder := experiments.to_attack_harder(targets):
+            runner.evaluate([network.config for network in harder], experiments.stronger(profile))
 
 
 def select(profile: Profile, networks: list[str]) -> list[Network]:

@@ -10,15 +10,19 @@ from robust_transfer.attacks import PGD, ThreatModel, fgsm
 from robust_transfer.experiments import (
     DEFENCES,
     HEADLINE,
+    STRONGER,
     Profile,
     again,
     departures,
     evaluation,
     grid,
     inner_attack,
+    profile_path,
     read_profile,
     rows,
     select,
+    stronger,
+    to_attack_harder,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -236,3 +240,14 @@ def test_networks_are_selected_by_id_in_the_order_of_the_table(table, ids, selec
 def test_an_unknown_defence_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match="defence = 'trades': allowed are fgsm, fgsm_no_ll, nat"):
         inner_attack(Profile(), "trades")
+
+
+def test_the_stronger_attack_differs_in_nothing_but_strength_and_images():
+    profile = read_profile(profile_path("paper"))
+    usual, harder = evaluation(profile), stronger(profile)
+    assert harder.attacks["pgd"].steps == 50 > usual.attacks["pgd"].steps
+    assert harder.attacks["pgd"].step_size == pytest.approx(profile.epsilon / 10)
+    same = {"steps": usual.steps, "step_size": usual.step_size, "test_size": usual.test_size}
+    assert harder.test_size == 1000 and harder.model_copy(update=same) == usual
+    met = to_attack_harder(grid(profile) + again(profile))
+    assert sorted(network.id for network in met) == sorted(STRONGER)

@@ -227,6 +227,29 @@ def accuracies(ours: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown, index=ours["label"])
 
 
+def stronger(
+    networks: list[Network], first: list[Evaluation], then: list[Evaluation]
+) -> pd.DataFrame:
+    """What a stronger white-box PGD leaves of the images that the paper's left, in percent.
+
+    Args:
+        networks: a row each.
+        first: their evaluations by the paper's attack.
+        then: the same by the stronger one, on the first of the same test images.
+    """
+    table = {}
+    for network, before, after in zip(networks, first, then, strict=True):
+        count, how = after.content["n"], after.content["config"]
+        start = Evaluation({c: hits[:count] for c, hits in before.outcomes.items()}, {})
+        gap = [100 * x for x in paired_difference([after], [start], "wb_pgd")]
+        table[network.label] = {
+            f"PGD-{before.content['config']['steps']}": percent(start.accuracy("wb_pgd")),
+            f"PGD-{how['steps']}": percent(after.accuracy("wb_pgd")),
+            "difference (points)": "{:+.1f} [{:+.1f}, {:+.1f}]".format(*gap),
+        }
+    return pd.DataFrame.from_dict(table, "index")
+
+
 def doubts(networks: list[Network], evaluations: list[Evaluation]) -> pd.DataFrame:
     """Signs of masked gradients, a row per network that raises any."""
     raised = {

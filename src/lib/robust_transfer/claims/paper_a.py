@@ -88,12 +88,13 @@ def without_and_with_transfer(family: str, baselines: tuple[str, ...]) -> tuple[
     )
 
 
+RESTARTS = "no attack with restarts, and no ensemble, was run; fifty steps are in Evaluation"
 MANY = "the best of many networks is above the best of few by chance alone"
 
 HEADLINE = {
     "D11": Claim(
         *differences("pgd-pgd-all", "pgd", ("wb_pgd",)),
-        lacking="no stronger attack was run",
+        lacking=RESTARTS,
     ),
     "D12": Claim(lacking="needs scratch and transfer trained by either's recipe"),
     "D13": Claim(*differences("pgd-pgd-all", "nat-pgd-all", ("wb_pgd", "wb_fgsm"))),
@@ -193,7 +194,7 @@ FGSM = {
     "D03": Claim(*leaks("fgsm_no_ll"), lacking="the angle between gradients is not in the records"),
     "D04": Claim(
         *differences("fgsm", "fgsm_no_ll", ("wb_pgd",)),
-        lacking="no stronger attack was run",
+        lacking=RESTARTS,
     ),
     "D20": Claim(
         *differences("fgsm", "fgsm-fgsm-all", BB, expected=15),
