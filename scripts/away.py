@@ -9,26 +9,31 @@ Here, with the packs that came back:
     python -m scripts.away file --profile fast --data-dir DIR --packs PACKS
 
 A pack is a tar of records (configuration, history, weights, outcomes) and of checkpoints of what is
-not finished. On another machine the packs of before go along, and nothing is trained twice.
+not finished. On another machine the packs of before go along, and nothing is trained twice; what
+was filed at home is in ``book/results``, and goes along with the repository. That machine needs
+neither the notebooks' packages nor git: ``COMMIT=…`` in its environment then says what is run.
 """
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from robust_transfer import evaluation, experiments, paths, pipeline
+from robust_transfer import evaluation, experiments, paths
 from robust_transfer.evaluation import Evaluation, EvaluationConfig
 from robust_transfer.experiments import Network, Profile
 from robust_transfer.runner import Runner
 
-PACK_BYTES, PACKS = 16 << 20, 8
+PACK_BYTES, PACKS = 16 << 20, 4
 """What comes back: so many files of at most so many bytes."""
-LEFT_OUT = (".lock", "examples-*")
-"""Files that are made anew in seconds."""
+LEFT_OUT = (".*", "*.damaged", "examples-*")
+"""Locks, files half written and damaged ones, and what is made anew in seconds."""
 SAMPLE = 200
 """Test images on which a network is attacked again at home."""
 HALF = 0.5
@@ -45,17 +50,25 @@ def work(profile: Profile, networks: list[str], runner: Runner) -> None:
     """Train and evaluate what is missing, further seeds last.
 
     Killed at any moment it loses an epoch at most.
+
+    Raises:
+        RuntimeError: some networks failed; the others were trained and evaluated.
     """
-    chosen = select(profile, networks)
+    chosen, problems = select(profile, networks), []
     for further in (False, True):
         part = [network for network in chosen if network.further == further]
-        runner.train([network.config for network in part])
-        targets = experiments.rows(part)
+        try:
+            runner.train([network.config for network in part])
+        except RuntimeError as error:
+            problems.append(str(error))
+        targets = [n for n in experiments.rows(part) if runner.store.find(n.config)]
         for how in evaluations(profile) if targets else ():
             runner.train([how.surrogate])
             runner.evaluate([network.config for network in targets], how)
         if harder := experiments.to_attack_harder(targets):
             runner.evaluate([network.config for network in harder], experiments.stronger(profile))
+    if problems:
+        raise RuntimeError("; ".join(problems))
 
 
 def select(profile: Profile, networks: list[str]) -> list[Network]:
@@ -64,28 +77,30 @@ def select(profile: Profile, networks: list[str]) -> list[Network]:
 
 
 def pack(results: Path, packs: Path) -> list[Path]:
-    """Put a results folder into packs, finished records first.
+    """Put a results folder into packs, finished networks first, each whole in one pack.
 
     Returns:
-        The files that no longer fitted.
+        The folders that no longer fitted.
     """
     packs.mkdir(parents=True, exist_ok=True)
     for old in packs.glob("pack-*.tar"):
         old.unlink()
-    files = [path for path in sorted(results.rglob("*")) if path.is_file()]
-    files = [path for path in files if not any(path.match(pattern) for pattern in LEFT_OUT)]
-    whole = {path.parent for path in files if path.name == "record.json"}
-    files.sort(key=lambda path: (path.parent not in whole, path))
+    folders: dict[Path, list[Path]] = {}
+    for path in sorted(results.glob("*/*")):
+        if not any(path.match(pattern) for pattern in LEFT_OUT):
+            folders.setdefault(path.parent, []).append(path)
     filled: list[list[Path]] = [[] for _ in range(PACKS)]
     rooms, left = [PACK_BYTES - tarfile.RECORDSIZE] * PACKS, []
-    for path in files:
-        size = path.stat().st_size + 3 * tarfile.BLOCKSIZE  # headers, and its last block filled up
+    order = sorted(folders, key=lambda folder: (not (folder / "record.json").exists(), folder))
+    for folder in order:
+        # a file's two headers, the block of the first, and its own last block filled up
+        size = sum(path.stat().st_size + 4 * tarfile.BLOCKSIZE for path in folders[folder])
         fits = [index for index, room in enumerate(rooms) if size <= room]
         if fits:
             rooms[fits[0]] -= size
-            filled[fits[0]].append(path)
+            filled[fits[0]] += folders[folder]
         else:
-            left.append(path)
+            left.append(folder)
     for index, chosen in enumerate(filled):
         if chosen:
             with tarfile.open(packs / f"pack-{index}.tar", "w") as tar:
@@ -114,7 +129,7 @@ def check(network: Network, how: EvaluationConfig, found: Evaluation, runner: Ru
     in fifty is an error.
 
     Raises:
-        ValueError: a column differs in more than that.
+        ValueError: a column differs in more than that; it names the network.
     """
     images = evaluation.test_images(how, runner.data_dir).first(SAMPLE)
     model = runner.store.model(network.config)
@@ -137,15 +152,22 @@ def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> li
         What is not finished yet.
 
     Raises:
-        ValueError: outcomes differ from those found here.
+        ValueError: outcomes differ from those found here; all of these are named.
     """
+    from robust_transfer import pipeline  # here: its packages are not on a borrowed machine
+
     unpack(packs, Path(runner.results_dir))
-    targets = experiments.rows(select(profile, sample))
+    targets, problems = experiments.rows(select(profile, sample)), []
     for how in evaluations(profile):
         for network in targets:
             found = evaluation.find(runner.store, network.config, how)
             if found is not None:
-                print(check(network, how, found, runner), flush=True)
+                try:
+                    print(check(network, how, found, runner), flush=True)
+                except ValueError as error:
+                    problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(problems))
     return pipeline.publish(profile, runner.store)
 
 
@@ -154,7 +176,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     profile = experiments.read_profile(experiments.profile_path(options.profile))
     results = Path(paths.resolve(options.results_dir))
-    runner = Runner(results_dir=str(results), data_dir=options.data_dir, workers=options.workers)
+    runner = Runner(
+        results_dir=str(results),
+        published_dir=str(paths.PUBLISHED / profile.folder),
+        data_dir=options.data_dir,
+        workers=options.workers,
+    )
     packs = Path(options.packs)
     if options.command == "work":
         work(profile, options.networks, runner)
@@ -162,15 +189,16 @@ def main(arguments: list[str] | None = None) -> int:
         unpack(packs, results)
         given = sys.argv[1:] if arguments is None else arguments
         command = [sys.executable, "-m", "scripts.away", "work", *given[1:]]
-        child = subprocess.Popen(command, cwd=paths.ROOT)
+        child = subprocess.Popen(command, cwd=paths.ROOT, start_new_session=True)
         try:
             code = child.wait(options.seconds)
-        except subprocess.TimeoutExpired:
-            child.kill()  # its workers end with it
-            child.wait()
-            code, text = 0, "time is up"
-        else:
             text = "everything is done" if code == 0 else f"stopped with exit code {code}"
+        except subprocess.TimeoutExpired:
+            code, text = 0, "time is up"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # its workers too, so that nothing is written
+            child.wait()
         left = pack(results, packs)
         done = len(list(results.glob("*/record.json")))
         print(f"{text}: {done} networks are finished")
@@ -188,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("command", choices=("run", "work", "file"))
     parser.add_argument("--profile", default="fast", help="name or file of a profile")
     parser.add_argument("--networks", default=[], nargs="*", help="ids; all without it")
-    parser.add_argument("--seconds", default=540, type=int, help="when to stop and pack")
+    parser.add_argument("--seconds", default=540, type=int, help="from now to stopping and packing")
     parser.add_argument("--packs", default="packs", help="folder of the packs")
     parser.add_argument("--data-dir", default="", help="folder of the images")
     parser.add_argument("--results-dir", default="results", help="folder of the records")

@@ -103,9 +103,10 @@ def test_what_does_not_fit_is_named_and_is_not_a_finished_record(tmp_path, monke
         (results / name).mkdir(parents=True)
         for file, size in files.items():
             (results / name / file).write_bytes(b"x" * size)
-    (results / "z" / ".lock").touch()
+    for name in (".lock", ".weights.safetensors-half", "history.csv.damaged"):
+        (results / "z" / name).write_bytes(b"x")
     left = away.pack(results, tmp_path / "packs")
-    assert left == [results / "b" / "checkpoint.safetensors"]
+    assert left == [results / "b"]
     packs = sorted((tmp_path / "packs").iterdir())
     assert len(packs) == 2 and all(path.stat().st_size <= 40_960 for path in packs)
     (tmp_path / "there" / "z").mkdir(parents=True)
@@ -114,6 +115,31 @@ def test_what_does_not_fit_is_named_and_is_not_a_finished_record(tmp_path, monke
     assert (tmp_path / "there" / "z" / "record.json").read_text() == "newer"
     found = {p.relative_to(tmp_path / "there").as_posix() for p in (tmp_path / "there").glob("*/*")}
     assert found == {"a/checkpoint.safetensors", "z/record.json", "z/weights.safetensors"}
+
+
+def test_a_pack_full_of_small_files_is_no_larger_than_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr(away, "PACK_BYTES", 200 << 10)
+    for number in range(100):
+        folder = tmp_path / "results" / f"network-{number}"
+        folder.mkdir(parents=True)
+        for name in ("record.json", "history.csv", "evaluation.json"):
+            (folder / name).write_bytes(b"x" * 700)
+    assert away.pack(tmp_path / "results", tmp_path / "packs")
+    packs = list((tmp_path / "packs").iterdir())
+    assert len(packs) == away.PACKS
+    assert all(path.stat().st_size <= away.PACK_BYTES for path in packs)
+    away.unpack(tmp_path / "packs", tmp_path / "there")
+    assert all(len(list(folder.iterdir())) == 3 for folder in (tmp_path / "there").iterdir())
+
+
+def test_a_borrowed_machine_needs_no_notebooks(tmp_path):
+    """The run imports none of papermill, nbformat, IPython or jupyter-book."""
+    code = "import sys; sys.path.insert(0, 'src/lib'); import scripts.away; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=paths.ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert "torch" in loaded and not loaded & {"papermill", "nbformat", "IPython", "jupyter_book"}
 
 
 def test_the_clock_stops_a_run_which_then_goes_on(borrowed, tmp_path):

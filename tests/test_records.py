@@ -288,3 +288,11 @@ def test_a_look_during_the_last_write_does_not_damage_a_network_trained_anew(
     monkeypatch.setattr(records, "write_atomically", write_and_look)
     store.get_or_train(config, "", CPU)
     assert store.find(config) is not None
+
+
+def test_without_git_the_environment_says_the_commit(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("COMMIT", "0123abc")
+    assert records.commit.__wrapped__() == "0123abc"
+    monkeypatch.delenv("COMMIT")
+    assert records.commit.__wrapped__() == "unknown"

@@ -7,6 +7,7 @@ network maps images to logits like the network it was made of, so attacks need n
 """
 
 import ctypes
+import gc
 import sys
 from collections.abc import Callable
 from typing import Literal
@@ -229,6 +230,7 @@ class Replay:
         return self.output
 
     def _record(self, inputs: tuple[Tensor, ...]) -> None:
+        gc.collect()  # graphs of networks trained before are in cycles; one must not end meanwhile
         self.inputs = [given.clone() for given in inputs]
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(self.generator)

@@ -259,13 +259,16 @@ def provenance(device: torch.device) -> dict:
 
 @cache
 def commit() -> str:
-    """The library's git commit when it was imported, marked if files had changed since."""
+    """The library's git commit when it was imported, marked if files had changed since.
+
+    Where there is no git, or a copy without its history, what ``COMMIT`` in the environment says.
+    """
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     where = Path(__file__).parent
     try:
         done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("COMMIT", "unknown")
     return done.stdout.strip()
 
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
@@ -205,6 +206,7 @@ class Runner(Config):
                     key = running.pop(future)
                     finished += units[key]
                     if (error := future.exception()) is not None:
+                        traceback.print_exception(error)
                         failed[key] = f"{names[key].name}: {error}"
                 current = [names[key] for key in running.values()]
                 bar.n = finished
