@@ -10,7 +10,8 @@ Here, with the packs that came back:
 
 A pack is a tar of records (configuration, history, weights, outcomes) and of checkpoints of what is
 not finished. On another machine the packs of before go along, and nothing is trained twice; what
-was filed at home is in ``book/results``, and goes along with the repository. That machine needs
+was filed at home is in ``book/results``, and goes along with the repository. On the same machine
+``--home`` leaves out what came home before, where all together is too much. That machine needs
 neither the notebooks' packages nor git: ``COMMIT=…`` in its environment then says what is run.
 """
 
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +30,7 @@ import numpy as np
 from robust_transfer import evaluation, experiments, paths
 from robust_transfer.evaluation import Evaluation, EvaluationConfig
 from robust_transfer.experiments import Network, Profile
+from robust_transfer.records import CHECKPOINT
 from robust_transfer.runner import Runner
 
 PACK_BYTES, PACKS = 16 << 20, 4
@@ -76,8 +79,13 @@ def select(profile: Profile, networks: list[str]) -> list[Network]:
     return experiments.select(experiments.grid(profile) + experiments.again(profile), networks)
 
 
-def pack(results: Path, packs: Path) -> list[Path]:
+def pack(results: Path, packs: Path, home: Collection[str] = ()) -> list[Path]:
     """Put a results folder into packs, finished networks first, each whole in one pack.
+
+    Args:
+        results: the folder.
+        packs: where packs are put, in the place of those of before.
+        home: files of finished networks, as ``folder/name``, that came home before.
 
     Returns:
         The folders that no longer fitted.
@@ -87,7 +95,8 @@ def pack(results: Path, packs: Path) -> list[Path]:
         old.unlink()
     folders: dict[Path, list[Path]] = {}
     for path in sorted(results.glob("*/*")):
-        if not any(path.match(pattern) for pattern in LEFT_OUT):
+        known = f"{path.parent.name}/{path.name}" in home and path.name != CHECKPOINT
+        if not known and not any(path.match(pattern) for pattern in LEFT_OUT):
             folders.setdefault(path.parent, []).append(path)
     filled: list[list[Path]] = [[] for _ in range(PACKS)]
     rooms, left = [PACK_BYTES - tarfile.RECORDSIZE] * PACKS, []
@@ -199,7 +208,8 @@ def main(arguments: list[str] | None = None) -> int:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)  # its workers too, so that nothing is written
             child.wait()
-        left = pack(results, packs)
+        home = Path(options.home).read_text().split() if options.home else ()
+        left = pack(results, packs, home)
         done = len(list(results.glob("*/record.json")))
         print(f"{text}: {done} networks are finished")
         for path in left:
@@ -218,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--networks", default=[], nargs="*", help="ids; all without it")
     parser.add_argument("--seconds", default=540, type=int, help="from now to stopping and packing")
     parser.add_argument("--packs", default="packs", help="folder of the packs")
+    parser.add_argument("--home", default="", help="file that lists what came home: ls -d */*")
     parser.add_argument("--data-dir", default="", help="folder of the images")
     parser.add_argument("--results-dir", default="results", help="folder of the records")
     parser.add_argument("--workers", default=0, type=int, help="networks side by side")

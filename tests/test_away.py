@@ -117,6 +117,18 @@ def test_what_does_not_fit_is_named_and_is_not_a_finished_record(tmp_path, monke
     assert found == {"a/checkpoint.safetensors", "z/record.json", "z/weights.safetensors"}
 
 
+def test_what_came_home_stays_where_it_is_but_a_checkpoint_moves_on(tmp_path):
+    for name in ("a/record.json", "a/evaluation-1.json", "b/checkpoint.safetensors"):
+        path = tmp_path / "results" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    home = ["a/record.json", "b/checkpoint.safetensors"]
+    assert not away.pack(tmp_path / "results", tmp_path / "packs", home)
+    away.unpack(tmp_path / "packs", tmp_path / "there")
+    found = sorted(p.relative_to(tmp_path / "there") for p in (tmp_path / "there").glob("*/*"))
+    assert list(map(str, found)) == ["a/evaluation-1.json", "b/checkpoint.safetensors"]
+
+
 def test_a_pack_full_of_small_files_is_no_larger_than_allowed(tmp_path, monkeypatch):
     monkeypatch.setattr(away, "PACK_BYTES", 200 << 10)
     for number in range(100):

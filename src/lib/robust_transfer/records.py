@@ -31,6 +31,7 @@ from robust_transfer.checkpoints import epochs_done, published, set_aside, write
 from robust_transfer.training import TrainingConfig, load_data, train
 
 RECORD, HISTORY, WEIGHTS = "record.json", "history.csv", "weights.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class Store:
         with lock(folder):
             if (record := self.find(config, weights=True)) is None:
                 images = load_data(config, data_dir)
-                checkpoint = folder / "checkpoint.safetensors"
+                checkpoint = folder / CHECKPOINT
                 best, progress = train(config, images, device, checkpoint, source_state, on_epoch)
                 self._finish(config, best, progress, images, device, source_state)
                 checkpoint.unlink(missing_ok=True)
@@ -216,7 +217,7 @@ class Store:
         """Epochs trained so far: all of a finished network, else those of its checkpoint."""
         if self.find(config) is not None:
             return config.epochs
-        return epochs_done(self.folder(config) / "checkpoint.safetensors")
+        return epochs_done(self.folder(config) / CHECKPOINT)
 
 
 def folder_name(config: TrainingConfig) -> str:
