@@ -146,20 +146,21 @@ def scales(shown: Profile, store: Store) -> str:
 
 
 def _scale(profile: Profile, store: Store) -> str:
-    """A section with the finished rows of one profile; empty if there is none."""
+    """A section with the finished rows of one profile; empty if nothing is trained yet."""
     networks, how = experiments.grid(profile), experiments.evaluation(profile)
     targets = experiments.rows(networks)
     found = {network.id: find(store, network.config, how) for network in targets}
     done = [network for network in targets if found[network.id] is not None]
-    if not done:
-        return ""
     evaluated = [found[network.id] for network in done]
     trained = [record for network in networks if (record := store.find(network.config))]
+    head = f'<section id="{profile.profile}"><h2>Profile {profile.profile}</h2>'
+    if not done:
+        count = f"{len(trained)} of {len(networks)} networks are trained, no row is evaluated yet."
+        return f"{head}<p>{count}</p></section>" if trained else ""
     table = tables.side_by_side(tables.results(done, evaluated), tables.paper(done))
     missing = [network.label for network in targets if network not in done]
     return (
-        f'<section id="{profile.profile}"><h2>Profile {profile.profile}</h2>'
-        f"<p>{tables.provenance(profile, trained, evaluated)}</p>"
+        f"{head}<p>{tables.provenance(profile, trained, evaluated)}</p>"
         f"{tables.html(table, f'table1-{profile.profile}').data}"
         + bool(missing) * f"<p>Not finished yet: {', '.join(missing)}.</p>"
         + "</section>"
