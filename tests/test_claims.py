@@ -262,8 +262,10 @@ def test_the_ledger_in_short(of_the_laptop):
 def test_headline_is_the_difference_of_the_other_pages(of_the_laptop):
     profile = experiments.read_profile(paths.PROFILES / "laptop.yaml")
     found = claims.gather(profile, Store("results", paths.PUBLISHED / "laptop"))
-    pair = ([*found.evaluations[name].values()] for name in ("pgd-pgd-all", "pgd"))
-    expected = [100 * value for value in tables.paired_difference(*pair, "wb_pgd")]
+    named = {name: tuple(repeats.values()) for name, repeats in found.evaluations.items()}
+    others = tables.spread(named, "wb_pgd")
+    pair = named["pgd-pgd-all"], named["pgd"]
+    expected = [100 * value for value in tables.paired_difference(*pair, "wb_pgd", others)]
     headline = claims.ledger(of_the_laptop).loc["D11", ["effect", "low", "high"]]
     assert headline.to_list() == pytest.approx(expected)
 

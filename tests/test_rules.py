@@ -216,3 +216,43 @@ def test_interval_over_images_and_seeds_holds_the_true_mean_as_often_as_it_says(
         found = intervals.paired(0.1 + seeds + images + rng.normal(0, 0.5, (4, 100)))
         held += found.low <= 0.1 <= found.high
     assert 0.93 < held / 600 <= 0.99
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("spread", [0.02, 0.1])
+def test_with_few_seeds_the_spread_of_other_networks_keeps_the_level(seeds, spread):
+    rng = np.random.default_rng(1)
+    held = alone = 0
+    for _ in range(500):
+        others = intervals.spread(rng.normal(0.5, spread, (5, 2)))
+        trainings = rng.normal(0, spread, (2, seeds, 1))
+        images = rng.normal(0, 0.5, (1, 200)) + rng.normal(0, 0.2, (seeds, 200))
+        gaps = 0.1 + trainings[0] - trainings[1] + images
+        found = intervals.paired(gaps, others=others)
+        held += found.low <= 0.1 <= found.high
+        found = intervals.paired(gaps)
+        alone += found.low <= 0.1 <= found.high
+    assert 0.92 < held / 500 <= 0.99
+    assert alone < held  # as without them it holds too rarely
+
+
+def test_enough_seeds_tell_their_own_spread():
+    gaps = np.random.default_rng(0).normal(0, 1, (intervals.ENOUGH, 50))
+    others = intervals.Spread(1.0, 5)
+    assert intervals.paired(gaps, others=others) == intervals.paired(gaps)
+    assert intervals.paired(gaps[:2], others=others).high > intervals.paired(gaps[:2]).high
+    assert intervals.spread([[0.5], [0.4]]) is None
+    found = intervals.spread([[0.5], [0.1, 0.3], [0.2, 0.2, 0.2]])
+    assert found == pytest.approx((0.02 / 3, 3))
+
+
+def test_a_finding_says_whose_spread_it_took():
+    rule = Difference("pgd", "nat", "wb_pgd", 0.5)
+    alone = rule.finding(evidence(pgd=400, nat=300))
+    assert not alone.borrowed
+    found = rule.finding(evidence(pgd=400, nat=300, fgsm=[200, 260]))
+    assert found.borrowed and found.low < alone.low
+    judged = claims.judge(
+        evidence(pgd=400, nat=300, fgsm=[200, 260]), {"any": {"D09": Claim(rule)}}
+    )
+    assert "spread between seeds taken from other rows" in judged["D09"].caveat

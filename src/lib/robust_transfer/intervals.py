@@ -1,6 +1,6 @@
 """Intervals over test images and, where networks were trained more than once, over seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +8,9 @@ from scipy import stats
 
 DRAWS = 1000
 """Resamples of a bootstrap: its 95 % ends then move by a few hundredths of its width."""
+
+ENOUGH = 3
+"""Seeds from which on a difference tells its own spread between seeds."""
 
 
 class Interval(NamedTuple):
@@ -19,27 +22,63 @@ class Interval(NamedTuple):
     p: float
 
 
-def paired(gaps: np.ndarray, level: float = 0.95) -> Interval:
+class Spread(NamedTuple):
+    """How far apart trainings lie that differ in nothing but the seed.
+
+    Attributes:
+        variance: of the accuracy of one training, in [0, 1].
+        freedom: degrees of freedom that it is known with.
+    """
+
+    variance: float
+    freedom: int
+
+
+def spread(repeated: Iterable[Sequence[float]]) -> Spread | None:
+    """Pool the spread between seeds over networks; None if each was trained once.
+
+    Args:
+        repeated: of every network its accuracies in [0, 1], one per seed.
+    """
+    several = [np.asarray(accuracies) for accuracies in repeated if len(accuracies) > 1]
+    if not several:
+        return None
+    freedom = sum(len(accuracies) - 1 for accuracies in several)
+    squares = sum(float(((a - a.mean()) ** 2).sum()) for a in several)
+    return Spread(squares / freedom, freedom)
+
+
+def borrows(seeds: int, others: Spread | None) -> bool:
+    """Whether a difference over so few seeds takes its spread from other networks."""
+    return seeds < ENOUGH and others is not None
+
+
+def paired(gaps: np.ndarray, level: float = 0.95, others: Spread | None = None) -> Interval:
     """Mean difference of two networks' outcomes on the same images, with its interval.
 
     Images and seeds both count as drawn: the variance of the mean is the one over images plus the
-    one over seeds. With several seeds Student's t replaces the normal, its degrees of freedom being
-    Satterthwaite's; images are so many that only seeds cost any. One seed says nothing of others,
-    and two tell their spread badly: where they happen to agree the interval is too narrow, and
-    where they do not far too wide. Nominal 95 % then cover the truth in 87 to 93 % of cases, less
-    the more of the spread is due to seeds.
+    one over seeds. With ``ENOUGH`` seeds their spread is the difference's own; one seed has none
+    and two tell it badly, so with fewer it is twice that of a training of ``others``. Student's t
+    then replaces the normal, its degrees of freedom being Satterthwaite's; images are so many that
+    only seeds cost any. Without either, the interval is over images alone.
 
     Args:
         gaps: float ``(seeds, images)`` in [-1, 1].
         level: share of such intervals that hold the true mean, in (0, 1).
+        others: what networks that were trained from several seeds tell of their spread.
     """
     seeds, images = gaps.shape
     mean = float(gaps.mean())
-    variance = gaps.mean(0).var(ddof=1) / images
-    freedom = np.inf
-    if seeds > 1 and (over_seeds := gaps.mean(1).var(ddof=1) / seeds) > 0:
+    variance, freedom = gaps.mean(0).var(ddof=1) / images, np.inf
+    if borrows(seeds, others):
+        over_seeds, known = 2 * others.variance / seeds, others.freedom
+    elif seeds > 1:
+        over_seeds, known = gaps.mean(1).var(ddof=1) / seeds, seeds - 1
+    else:
+        over_seeds = 0.0
+    if over_seeds > 0:
         variance += over_seeds
-        freedom = (seeds - 1) * (variance / over_seeds) ** 2
+        freedom = known * (variance / over_seeds) ** 2
     error = np.sqrt(variance)
     half = stats.t.ppf((1 + level) / 2, freedom) * error
     p = 2 * stats.t.sf(abs(mean) / max(error, np.finfo(float).tiny), freedom)

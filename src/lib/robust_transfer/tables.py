@@ -280,19 +280,21 @@ def with_sd(values: pd.Series) -> str:
 
 def between_seeds(named: dict[str, tuple[Evaluation, ...]]) -> str:
     """One sentence on how far networks that differ in nothing but the seed lie apart."""
-    repeated = [repeats for repeats in named.values() if len(repeats) > 1]
-    if not repeated:
+    found = {column: spread(named, column) for column in COLUMNS}
+    if None in found.values():
         return "Every row was trained from one seed: no interval holds what another would change."
-    freedom, spread = sum(len(repeats) - 1 for repeats in repeated), []
-    for column in COLUMNS:
-        points = [[100 * e.accuracy(column) for e in repeats] for repeats in repeated]
-        squares = sum(np.sum((np.array(p) - np.mean(p)) ** 2) for p in points)
-        spread.append(f"{np.sqrt(squares / freedom):.1f} in {column}")
+    shown = ", ".join(f"{100 * of.variance**0.5:.1f} in {name}" for name, of in found.items())
+    several = sum(len(repeats) > 1 for repeats in named.values())
     return (
-        f"Standard deviation between seeds, in points, over the {len(repeated)} rows trained from "
-        f"several: {', '.join(spread)}. An interval of rows trained once does not hold it; of a "
-        "difference of two, it is 1.4 times as large."
+        f"Standard deviation between seeds, in points, over the {several} rows trained from "
+        f"several: {shown}. An accuracy's interval does not hold it. That of a difference over "
+        f"fewer than {intervals.ENOUGH} seeds does: it takes them for alike in all rows."
     )
+
+
+def spread(named: dict[str, tuple[Evaluation, ...]], column: str) -> intervals.Spread | None:
+    """How far apart seeds lie in a column, over the networks that have several."""
+    return intervals.spread([[e.accuracy(column) for e in repeats] for repeats in named.values()])
 
 
 def over_seeds(networks: list[Network], named: dict[str, tuple[Evaluation, ...]]) -> pd.DataFrame:
@@ -317,11 +319,11 @@ def comparisons(
 ) -> pd.DataFrame:
     """Paired difference in white-box PGD accuracy between networks, ours and the paper's."""
     labels = {network.id: network.label for network in networks}
-    theirs = 100 * paper(networks)["wb_pgd"]
+    theirs, others = 100 * paper(networks)["wb_pgd"], spread(named, "wb_pgd")
     table = []
     for first, second in pairs:
         mean, low, high = (
-            100 * x for x in paired_difference(named[first], named[second], "wb_pgd")
+            100 * x for x in paired_difference(named[first], named[second], "wb_pgd", others)
         )
         table.append(
             {
@@ -351,7 +353,8 @@ def headline(
     numbers = {f"wb_pgd_{i.replace('-', '_')}": 100 * ours.loc[i, "wb_pgd"] for i in robust}
     numbers |= {f"natural_{i}": 100 * ours.loc[i, "natural"] for i in ("nat", "pgd")}
     numbers["difference"] = numbers["wb_pgd_pgd_pgd_all"] - numbers["wb_pgd_pgd"]
-    gap = paired_difference(named["pgd-pgd-all"], named["pgd"], "wb_pgd")
+    others = spread(named, "wb_pgd")
+    gap = paired_difference(named["pgd-pgd-all"], named["pgd"], "wb_pgd", others)
     names = ("headline", "headline_low", "headline_high")
     numbers |= dict(zip(names, (100 * x for x in gap), strict=True))
     agrees = agreement(ours, theirs)
@@ -409,7 +412,10 @@ def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired_difference(
-    first: Sequence[Evaluation], second: Sequence[Evaluation], column: str
+    first: Sequence[Evaluation],
+    second: Sequence[Evaluation],
+    column: str,
+    others: intervals.Spread | None = None,
 ) -> tuple[float, float, float]:
     """Difference of two accuracies on the same images, with its 95 % interval.
 
@@ -417,13 +423,14 @@ def paired_difference(
         first: an evaluation per seed; see ``intervals.paired`` for what the interval speaks of.
         second: the same of the other network, for the same seeds in the same order.
         column: which accuracy.
+        others: what other networks tell of the spread between seeds, where seeds are few.
 
     Returns:
         Mean, lower and upper end, in [-1, 1].
     """
     pairs = zip(first, second, strict=True)
     gaps = [a.outcomes[column].astype(float) - b.outcomes[column] for a, b in pairs]
-    return intervals.paired(np.stack(gaps))[:3]
+    return intervals.paired(np.stack(gaps), others=others)[:3]
 
 
 def _identity(network: Network) -> dict[str, object]:

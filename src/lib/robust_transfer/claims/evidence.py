@@ -10,7 +10,7 @@ from robust_transfer.claims import quantities
 from robust_transfer.claims.quantities import Cell, Mean, Pair
 from robust_transfer.evaluation import COLUMNS, Evaluation
 from robust_transfer.experiments import Profile
-from robust_transfer.intervals import Interval
+from robust_transfer.intervals import Interval, Spread
 from robust_transfer.records import Store
 
 
@@ -54,8 +54,19 @@ class Evidence:
     def gap(self, first: Cell, second: Cell, level: float = 0.95) -> Interval:
         """``first`` minus ``second`` in percentage points, paired over images and seeds."""
         a, b = self.outcomes(first, second)
-        mean, low, high, p = intervals.paired(a.astype(float) - b, level)
+        gaps, others = a.astype(float) - b, self.spread(first.column)
+        mean, low, high, p = intervals.paired(gaps, level, others)
         return Interval(100 * mean, 100 * low, 100 * high, p)
+
+    def spread(self, column: str) -> Spread | None:
+        """How far apart seeds lie in a column, over the networks that have several."""
+        repeated = self.evaluations.values()
+        return intervals.spread([[e.accuracy(column) for e in r.values()] for r in repeated])
+
+    def borrows(self, first: Cell, second: Cell) -> bool:
+        """Whether the interval of their gap takes the spread between seeds from other networks."""
+        seeds = self.size(first, second)["seeds"]
+        return intervals.borrows(seeds, self.spread(first.column))
 
     def resampled(self, pair: Pair, level: float = 0.95) -> tuple[float, float]:
         """Bootstrap interval of the gap of a pair of quantities, in percentage points."""

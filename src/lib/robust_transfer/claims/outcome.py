@@ -26,6 +26,7 @@ class Finding:
         effect, low, high: our difference and the ends of its interval, in percentage points.
         expected: the claimed difference, likewise.
         p, adjusted: two-sided p-value, where the rule has one, and after Holm's correction.
+        borrowed: the interval takes the spread between seeds from other networks.
         undecided: it failed, but its interval allows for the claim too.
         control: it can take a verdict away, but not earn one.
     """
@@ -43,6 +44,7 @@ class Finding:
     expected: float | None = None
     p: float | None = None
     adjusted: float | None = None
+    borrowed: bool = False
     undecided: bool = False
     control: bool = False
 

@@ -70,9 +70,11 @@ class Judgement:
         if self.seeds is not None and self.seeds < needed:
             reasons.append(f"{self.seeds} of {needed} seeds")
             if self.seeds == 1:
-                bounded = any(found.low is not None for found in self.findings)
                 reasons[-1] = "one seed" + (len(self._seeds) > 1) * " in part of the tests"
-                reasons[-1] += bounded * ": interval over test images only"
+                if any(found.borrowed for found in self.findings):
+                    reasons[-1] += ": spread between seeds taken from other rows"
+                elif any(found.low is not None for found in self.findings):
+                    reasons[-1] += ": interval over test images only"
         if any(f.outcome == REPLICATES and (f.adjusted or 0) > ALPHA for f in self.findings):
             reasons.append(f"p > {ALPHA} after Holm's correction")
         if any(found.undecided for found in self.findings):
