@@ -68,10 +68,13 @@ def untrained(bench: Bench, depth: int) -> nn.Module:
     return models.build(f"resnet{depth}", classes, seed=0).eval().to(bench.device)
 
 
-def processes(settings: Settings, count: int) -> ProcessPoolExecutor:
+def processes(settings: Settings, count: int, keep_memory: bool = True) -> ProcessPoolExecutor:
     """So many processes like a runner's workers, each with a network and a share of the cores."""
     return ProcessPoolExecutor(
-        count, get_context("spawn"), initializer=_begin, initargs=(settings, count)
+        count,
+        get_context("spawn"),
+        initializer=_begin,
+        initargs=(settings, count, keep_memory),
     )
 
 
@@ -80,9 +83,10 @@ def run_side_by_side(pool: ProcessPoolExecutor, count: int, name: str, _: int) -
     list(pool.map(_run, [name] * count))
 
 
-def _begin(settings: Settings, count: int) -> None:
+def _begin(settings: Settings, count: int, keep_memory: bool) -> None:
     global _bench, _works
-    engine.keep_memory()
+    if keep_memory:
+        engine.keep_memory()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     _bench = Bench(settings)
     _works = engine_works(_bench, _bench.network)

@@ -1,6 +1,7 @@
 """Attacks, training steps, and what each trick brings: contestants in turns on the same batches."""
 
 import time
+from contextlib import ExitStack
 from functools import partial
 
 from benchmarks.accuracy import judge
@@ -95,9 +96,13 @@ def tricks(bench: Bench) -> dict:
     enter("training step", "channels last", textbook_step(bench, new().to(memory_format=LAST)))
     enter("training step", "attack folded and fused", our_step(bench, new(), "fp32"))
     enter("training step", "bf16", our_step(bench, new(), "bf16"))
-    alone = processes(bench.settings, 1)
-    step_alone = partial(run_side_by_side, alone, 1, "training step")
-    enter("training step", "freed memory kept", lambda x, y: step_alone(0))
+    pools = {
+        "in a process of its own": processes(bench.settings, 1, keep_memory=False),
+        "freed memory kept there": processes(bench.settings, 1),
+    }
+    for name, pool in pools.items():
+        alone = partial(run_side_by_side, pool, 1, "training step")
+        enter("training step", name, lambda x, y, alone=alone: alone(0))
     autocast = textbook_step(bench, new().to(memory_format=LAST), autocast=True)
     enter("training step", "instead: autocast, not folded", autocast)
     if bench.settings.compile:
@@ -108,7 +113,9 @@ def tricks(bench: Bench) -> dict:
         plain = training_pass(new(), compiled=False)
         enter("training pass", "channels last, bf16 autocast", plain, "textbook")
         enter("training pass", "torch.compile", compiled)
-    with alone:
+    with ExitStack() as open_pools:
+        for pool in pools.values():
+            open_pools.enter_context(pool)
         seconds, _ = take_turns(bench, contestants, "tricks")
     rows = []
     for key in contestants:
