@@ -190,7 +190,7 @@ def reader(browser, book):
 
 def natural(smoke: Path, network: str) -> float:
     """Accuracy without attack that the book's own run has found."""
-    (path,) = (smoke / "fresh").glob(f"{network}-s1-*/evaluation-*.json")
+    path = next((smoke / "fresh").glob(f"{network}-s1-*/evaluation-*.json"))
     return json.loads(path.read_text())["accuracies"]["natural"]
 
 

@@ -17,7 +17,6 @@ import yaml
 from conftest import finish, start
 
 from robust_transfer import experiments, paths, pipeline
-from robust_transfer.runner import Runner
 
 TINY = {"profile": "tiny", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}
 TINY |= {"transfer_epochs": 1, "training_steps": 2, "evaluation_steps": 2, "batch_size": 32}
@@ -30,7 +29,8 @@ def weights(results: Path) -> dict[str, bytes]:
 def accuracies(results: Path) -> dict[str, str]:
     found = {}
     for path in results.glob("*/evaluation-*.json"):
-        found[path.parent.name] = re.search(r'"outcomes": \{.*?\}', path.read_text(), re.S)[0]
+        outcomes = re.search(r'"outcomes": \{.*?\}', path.read_text(), re.S)[0]
+        found[f"{path.parent.name}/{path.name}"] = outcomes
     return found
 
 
@@ -55,7 +55,7 @@ class Markup(HTMLParser):
 
 
 def test_smoke_trains_and_evaluates_both_papers(smoke):
-    assert len(accuracies(smoke / "fresh")) == 25
+    assert len(accuracies(smoke / "fresh")) == 25 + len(experiments.STRONGER)
     measured = list((smoke / "fresh").glob("*/budgets-*.json"))
     assert len(measured) == 5 * 3  # cells by repeats
     assert len(weights(smoke / "fresh")) == 29 + len(measured) + 2  # from two sources
@@ -138,35 +138,46 @@ def test_killed_pipeline_continues_to_the_same_numbers(checkout):
     process.wait()
     assert 12 <= len(records) < 29
     before = {path: path.stat().st_mtime_ns for path in records}
-    finish(experiment(checkout))
+    run(checkout, NOTEBOOKS)
     assert {path: path.stat().st_mtime_ns for path in records} == before
-    whole(experiments.read_profile(checkout / "tiny.yaml"), checkout / "whole")
+    run(checkout, WITHOUT)
     assert weights(checkout / "killed") == weights(checkout / "whole")
     assert accuracies(checkout / "killed") == accuracies(checkout / "whole")
 
 
-def experiment(checkout: Path) -> subprocess.Popen:
-    """Execute the notebooks that train and evaluate, without the rest of the book."""
-    code = (
-        "import yaml; from robust_transfer import pipeline\n"
-        "parameters = yaml.safe_load(open('tiny.yaml'))\n"
-        "parameters |= {'published_dir': '', 'results_dir': 'killed'}\n"
-        "for name in ('01_source', '02_transfer', '03_evaluation'):\n"
-        "    pipeline.execute(name, parameters)\n"
-    )
+NOTEBOOKS = """
+import yaml
+from robust_transfer import pipeline
+
+parameters = yaml.safe_load(open("tiny.yaml"))
+parameters |= {"published_dir": "", "results_dir": "killed"}
+for name in ("01_source", "02_transfer", "03_evaluation"):
+    pipeline.execute(name, parameters)
+"""
+"""Train and evaluate in notebooks, without the rest of the book."""
+
+WITHOUT = """
+from robust_transfer import experiments
+from robust_transfer.runner import Runner
+
+profile, runner = experiments.read_profile("tiny.yaml"), Runner(results_dir="whole")
+table = experiments.grid(profile)
+runner.train([network.config for network in table])
+targets = experiments.rows(table)
+runner.evaluate([network.config for network in targets], experiments.evaluation(profile))
+targets = experiments.to_attack_harder(targets)
+runner.evaluate([network.config for network in targets], experiments.stronger(profile))
+"""
+"""The same without a notebook, and without a break."""
+
+
+def run(checkout: Path, code: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(checkout / "src/lib")}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=checkout, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-
-
-def whole(profile: experiments.Profile, results: Path) -> None:
-    """Train and evaluate all networks without a notebook, and without a break."""
-    table, runner = experiments.grid(profile), Runner(results_dir=str(results))
-    runner.train([network.config for network in table])
-    targets = [network.config for network in experiments.rows(table)]
-    runner.evaluate(targets, experiments.evaluation(profile))
+    finish(process)
 
 
 def descendants(pid: int) -> list[int]:
