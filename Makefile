@@ -22,7 +22,7 @@ publish: .venv/installed  ## copy finished records to book/results
 test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+	$(BIN)/python -m pytest
 
 benchmark: .venv/installed-benchmarks  ## side by side with other libraries; writes book/benchmarks
 	$(BIN)/python -m benchmarks --data-dir "$(DATA_DIR)" --compile

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from xdist.scheduler import LoadScopeScheduling
 
 from robust_transfer import embedded, paths
 from robust_transfer.attacks import PGD
@@ -16,28 +15,6 @@ from robust_transfer.evaluation import EvaluationConfig
 from robust_transfer.models import build
 from robust_transfer.records import Store
 from robust_transfer.training import TrainingConfig
-
-BOOK = ("test_browser.py", "test_pipeline.py")
-"""Tests that read one book, which takes minutes to make."""
-LONG = ("test_away.py", *BOOK)
-"""Tests that begin first."""
-
-
-class ByFile(LoadScopeScheduling):
-    """Two processes share the tests file by file; those that read the book stay together."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "book" if Path(file).name in BOOK else file
-
-
-def pytest_xdist_make_scheduler(config, log):
-    return ByFile(config, log)
-
-
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONG)
-
 
 CPU = torch.device("cpu")
 TINY = {
