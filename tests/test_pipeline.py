@@ -119,7 +119,7 @@ def test_reproducibility_page_names_every_run(smoke):
 def test_book_shows_only_the_last_state_of_a_progress_bar(smoke):
     notebook = nbformat.read(smoke / "book/_executed/02_transfer.ipynb", 4)
     streams = [o.text for c in notebook.cells for o in c.get("outputs", []) if "text" in o]
-    assert "".join(streams).count("epoch/s") == 1
+    assert len(re.findall("epoch/s|s/epoch", "".join(streams))) == 1  # fast or slow
     assert "100%" in "".join(streams)
 
 
