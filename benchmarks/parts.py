@@ -2,7 +2,6 @@
 
 import time
 from contextlib import ExitStack
-from functools import partial
 
 from benchmarks.accuracy import judge
 from benchmarks.clock import compare, row, turns
@@ -100,9 +99,9 @@ def tricks(bench: Bench) -> dict:
         "in a process of its own": processes(bench.settings, 1, keep_memory=False),
         "freed memory kept there": processes(bench.settings, 1),
     }
+    step = "training step"
     for name, pool in pools.items():
-        alone = partial(run_side_by_side, pool, 1, "training step")
-        enter("training step", name, lambda x, y, alone=alone: alone(0))
+        enter(step, name, lambda x, y, pool=pool: run_side_by_side(pool, 1, step, 0))
     autocast = textbook_step(bench, new().to(memory_format=LAST), autocast=True)
     enter("training step", "instead: autocast, not folded", autocast)
     if bench.settings.compile:

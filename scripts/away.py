@@ -11,8 +11,8 @@ Here, with the packs that came back:
 A pack is a tar of records (configuration, history, weights, outcomes) and of checkpoints of what is
 not finished. On another machine the packs of before go along, and nothing is trained twice; what
 was filed at home is in ``book/results``, and goes along with the repository. On the same machine
-``--home`` leaves out what came home before, where all together is too much. That machine needs
-neither the notebooks' packages nor git: ``COMMIT=…`` in its environment then says what is run.
+``--home`` leaves out what came home before, where all together is too much. A borrowed machine
+needs neither the notebooks' packages nor git; ``COMMIT=…`` in its environment says what is run.
 """
 
 import argparse
@@ -195,6 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "work":
         work(profile, options.networks, runner)
     elif options.command == "run":
+        home = Path(options.home).read_text().split() if options.home else ()
         unpack(packs, results)
         given = sys.argv[1:] if arguments is None else arguments
         command = [sys.executable, "-m", "scripts.away", "work", *given[1:]]
@@ -208,7 +209,6 @@ def main(arguments: list[str] | None = None) -> int:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)  # its workers too, so that nothing is written
             child.wait()
-        home = Path(options.home).read_text().split() if options.home else ()
         left = pack(results, packs, home)
         done = len(list(results.glob("*/record.json")))
         print(f"{text}: {done} networks are finished")

@@ -77,6 +77,12 @@ def test_a_run_comes_home_and_is_filed(there, borrowed, capfd):
     )
 
 
+def test_a_missing_list_of_what_came_home_is_named_before_anything_runs(there, borrowed):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        there("run", "never", "--home", "nowhere")
+    assert not (borrowed / "never").exists()
+
+
 def test_outcomes_that_are_not_the_networks_are_refused(there, borrowed):
     there("run", "first")
     shutil.copytree(borrowed / "first", borrowed / "altered")

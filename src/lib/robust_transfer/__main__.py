@@ -15,8 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code, 1 with one line on a failure that has a reason."""
     options = _parser().parse_args(arguments)
     try:
-        shown = experiments.published() if options.published else "smoke"
-        profile = experiments.profile_path(options.profile or shown)
+        chosen = options.profile or (experiments.published() if options.published else "smoke")
+        profile = experiments.profile_path(chosen)
         if options.command == "publish":
             _publish(profile, paths.resolve(options.results_dir))
             return 0

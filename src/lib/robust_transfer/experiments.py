@@ -41,7 +41,6 @@ TABLE = "table1.csv"
 HEADLINE = ("pgd", "pgd-nat-stage3", "nat-pgd-all", "pgd-pgd-stage3", "pgd-pgd-all")
 """The rows behind the paper's headline, which further seeds train again."""
 
-
 STRONGER = ("nat", "fgsm", "fgsm_no_ll", *HEADLINE)
 """Rows that also meet a stronger attack; see ``stronger``."""
 

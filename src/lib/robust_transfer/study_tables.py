@@ -265,13 +265,18 @@ def deepfool(table: Sequence[Cell], measured: Sequence[Sequence[Budgets]]) -> pd
     for cell, repeated in zip(table, measured, strict=True):
         if not repeated[0].deepfool:
             continue
-        sizes = {n: np.concatenate([b.deepfool[n] for b in repeated]) for n in ("l2", "linf")}
-        right = {norm: found[found > 0] for norm, found in sizes.items()}
+        right = {norm: _way_out(repeated, norm) for norm in ("l2", "linf")}
         line = lines[f"{cell.task}, {cell.label}"] = {"images": len(right["l2"])}
         if len(right["l2"]) >= FEW:
             line["median l2"] = f"{np.median(right['l2']):.3f}"
             line["median l∞ (1/255)"] = f"{255 * np.median(right['linf']):.2f}"
     return pd.DataFrame.from_dict(lines, "index").fillna("")
+
+
+def _way_out(repeats: Sequence[Budgets], norm: str) -> np.ndarray:
+    """Sizes that DeepFool found for images that were answered correctly, over all repeats."""
+    sizes = np.concatenate([b.deepfool[norm] for b in repeats if b.deepfool] or [[]])
+    return sizes[sizes > 0]
 
 
 def medical(rows: pd.DataFrame, table: Sequence[Cell], shown: Sequence[float]) -> pd.DataFrame:
@@ -344,10 +349,7 @@ def mistakes(
     """
     curve = trials.curve(rows, cell.id, "pgd")
     sizes, kept = curve.index.to_numpy(), (curve / curve.iloc[0]).to_numpy()
-    found = [b.deepfool["l2"] for b in repeats if b.deepfool]
-    way_out = np.concatenate(found or [[]])
-    way_out = way_out[way_out > 0]
-    table = {}
+    way_out, table = _way_out(repeats, "l2"), {}
     for epsilon in nominal:
         column = table[f"ε = {epsilon:g}"] = {
             name: 100 * float(np.interp(actual(epsilon), sizes, kept))

@@ -60,8 +60,8 @@ class Evidence:
 
     def spread(self, column: str) -> Spread | None:
         """How far apart seeds lie in a column, over the networks that have several."""
-        repeated = self.evaluations.values()
-        return intervals.spread([[e.accuracy(column) for e in r.values()] for r in repeated])
+        named = {name: tuple(repeats.values()) for name, repeats in self.evaluations.items()}
+        return tables.spread(named, column)
 
     def borrows(self, first: Cell, second: Cell) -> bool:
         """Whether the interval of their gap takes the spread between seeds from other networks."""
