@@ -1,6 +1,5 @@
 """How the cost grows: with the batch, the depth, the steps of PGD, and networks side by side."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -43,7 +42,7 @@ def growth(bench: Bench) -> dict:
         works = engine_works(bench, bench.network, PGD(steps=steps))
         enter("steps of PGD", steps, works)
     with ExitStack() as pools:
-        for count in (count for count in PROCESSES if count <= (os.cpu_count() or 1)):
+        for count in (count for count in PROCESSES if count <= engine.cores()):
             pool = pools.enter_context(processes(settings, count))
             for name in WORKS:
                 key = "networks side by side", count, name
@@ -87,7 +86,7 @@ def _begin(settings: Settings, count: int, keep_memory: bool) -> None:
     global _bench, _works
     if keep_memory:
         engine.keep_memory()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    torch.set_num_threads(max(1, engine.cores() // count))
     _bench = Bench(settings)
     _works = engine_works(_bench, _bench.network)
 

@@ -14,7 +14,7 @@ from torch import Generator, nn
 
 from robust_transfer import embedded
 from robust_transfer.attacks import EPSILON, PGD, fgsm, input_gradient
-from robust_transfer.engine import Replay, folded
+from robust_transfer.engine import Replay, cores, folded
 from robust_transfer.models import build
 from robust_transfer.training import Step, initial_model, load_data, train_epoch
 
@@ -200,6 +200,17 @@ def test_kept_memory_is_not_cleared_again():
     command = [sys.executable, "-c", CLEARED_PAGES]
     cleared = int(subprocess.run(command, capture_output=True, check=True).stdout)
     assert cleared < 0.1 * 40 * 2**22 / resource.getpagesize()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="another system")
+def test_cores_are_those_that_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    assert cores() == len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 OTHERS = {

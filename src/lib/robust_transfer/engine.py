@@ -8,6 +8,7 @@ network maps images to logits like the network it was made of, so attacks need n
 
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Callable
 from typing import Literal
@@ -37,6 +38,13 @@ def batch_size(most: int, model: nn.Module, pixels: Tensor) -> int:
     side = getattr(model, "size", None)
     area = side**2 if side else pixels.shape[2:].numel()
     return max(1, min(most, ATTACKED_PIXELS // area))
+
+
+def cores() -> int:
+    """Cores that this process may use; in a container they can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def keep_memory() -> None:

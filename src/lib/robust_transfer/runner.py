@@ -166,8 +166,7 @@ class Runner(Config):
 
     @property
     def _processes(self) -> int:
-        cores = os.cpu_count() or 1
-        return self.workers or (cores if self.torch_device.type == "cpu" else 1)
+        return self.workers or (engine.cores() if self.torch_device.type == "cpu" else 1)
 
     def _run(
         self,
@@ -262,7 +261,7 @@ def _lineage(config: TrainingConfig) -> list[TrainingConfig]:
 def _begin_worker(workers: int) -> None:
     """Take a share of the cores, and end when the parent does, even if it was killed."""
     engine.keep_memory()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    torch.set_num_threads(max(1, engine.cores() // workers))
     records.commit()  # now: the files may change while this worker trains
     parent = os.getppid()
 
