@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from robust_transfer import figures
 from robust_transfer.evaluation import wilson
 from robust_transfer.figures import PLOTTED, RED, TITLES
+from robust_transfer.intervals import signed
 from robust_transfer.tables import percent
 
 CELL = alt.Step(46), alt.Step(22)
@@ -97,7 +98,7 @@ def _cells(shown: pd.DataFrame, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.
                     "ours": f"{percent(ours.loc[row, column])} %",
                     "interval": f"{ends[0]} to {ends[1]} %, n = {ours.loc[row, 'n']:,}",
                     "paper": f"{percent(theirs.loc[row, column])} %",
-                    "difference": f"{gap:+.1f} points",
+                    "difference": f"{signed(gap)} points",
                     "run": f"../models.html#{row}",
                 }
             )

@@ -1,5 +1,6 @@
 """Intervals over test images and, where networks were trained more than once, over seeds."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -106,3 +107,15 @@ def bootstrap(
     tail = 50 * (1 - level)
     low, high = np.nanpercentile(values, (tail, 100 - tail))
     return float(low), float(high)
+
+
+def signed(points: float) -> str:
+    """A difference in percentage points, with its sign; nothing for NaN, which nobody printed."""
+    if math.isnan(points):
+        return ""
+    return f"{points:+.1f}".replace("-", "−")
+
+
+def with_interval(mean: float, low: float, high: float) -> str:
+    """A difference in percentage points and its interval, which no line break divides."""
+    return f"{signed(mean)} [{signed(low)},\N{NO-BREAK SPACE}{signed(high)}]"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from robust_transfer import paths, trials
+from robust_transfer import intervals, paths, trials
 from robust_transfer.budgets import Budgets
 from robust_transfer.records import Record
 from robust_transfer.sources import SOURCES
@@ -233,8 +233,7 @@ def compared(
             "first": found["first"].map(labels),
             "second": found["second"].map(labels),
             "difference [95 %]": [
-                f"{r.difference:+.1f} [{r.low:+.1f},\N{NO-BREAK SPACE}{r.high:+.1f}]"
-                for r in found.itertuples()
+                intervals.with_interval(r.difference, r.low, r.high) for r in found.itertuples()
             ],
             "sd": found["sd"].map("{:.2f}".format),
             "p": found["p"].map(trials.p_words).where(found["sd"] > 0, "–"),

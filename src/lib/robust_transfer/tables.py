@@ -329,8 +329,8 @@ def comparisons(
             {
                 "difference in wb_pgd": f"{labels[first]} − {labels[second]}",
                 "seeds": len(named[first]),
-                "ours (points)": f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]",
-                "paper (points)": f"{theirs[first] - theirs[second]:+.1f}",
+                "ours (points)": intervals.with_interval(mean, low, high),
+                "paper (points)": intervals.signed(theirs[first] - theirs[second]),
             }
         )
     return pd.DataFrame(table).set_index("difference in wb_pgd")
@@ -343,7 +343,7 @@ def headline(
     named: dict[str, tuple[Evaluation, ...]],
     found: list[Record],
 ) -> dict[str, object]:
-    """The numbers that prose quotes: accuracies and differences in percent, counts, strings.
+    """The numbers that prose quotes: accuracies in percent, differences as text, counts, strings.
 
     Accuracies and their ``difference`` are of the profile's own seed; ``headline`` is the same
     difference over all seeds.
@@ -352,16 +352,17 @@ def headline(
     robust += ("pgd-nat-head", "pgd-nat-stage3", "pgd-nat-all")
     numbers = {f"wb_pgd_{i.replace('-', '_')}": 100 * ours.loc[i, "wb_pgd"] for i in robust}
     numbers |= {f"natural_{i}": 100 * ours.loc[i, "natural"] for i in ("nat", "pgd")}
-    numbers["difference"] = numbers["wb_pgd_pgd_pgd_all"] - numbers["wb_pgd_pgd"]
     others = spread(named, "wb_pgd")
     gap = paired_difference(named["pgd-pgd-all"], named["pgd"], "wb_pgd", others)
     names = ("headline", "headline_low", "headline_high")
-    numbers |= dict(zip(names, (100 * x for x in gap), strict=True))
+    differences = dict(zip(names, (100 * x for x in gap), strict=True))
+    differences["difference"] = numbers["wb_pgd_pgd_pgd_all"] - numbers["wb_pgd_pgd"]
     agrees = agreement(ours, theirs)
     for column in COLUMNS:
         numbers[f"rank_correlation_{column}"] = agrees.loc[column, "rank correlation"]
-    numbers = {name: float(value) for name, value in numbers.items()}
-    return numbers | {
+    quoted = {name: float(value) for name, value in numbers.items()}
+    quoted |= {name: intervals.signed(points) for name, points in differences.items()}
+    return quoted | {
         "cells_within": int(agrees["cells within tolerance"].sum()),
         "cells_with_tolerance": int(agrees["cells with a tolerance"].sum()),
         "n_test": profile.test_size,

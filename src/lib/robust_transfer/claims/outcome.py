@@ -1,6 +1,5 @@
 """How a test went, and how several outcomes make a verdict."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -60,15 +59,3 @@ def combine(outcomes: Iterable[Verdict]) -> Verdict:
 def holds(condition: bool) -> Verdict:
     """The outcome of a yes or no."""
     return REPLICATES if condition else FAILS
-
-
-def signed(points: float) -> str:
-    """A difference in percentage points, with its sign; nothing for NaN, which nobody printed."""
-    if math.isnan(points):
-        return ""
-    return f"{points:+.1f}".replace("-", "−")
-
-
-def with_interval(mean: float, low: float, high: float) -> str:
-    """A difference in percentage points and its interval, which no line break divides."""
-    return f"{signed(mean)} [{signed(low)},\N{NO-BREAK SPACE}{signed(high)}]"

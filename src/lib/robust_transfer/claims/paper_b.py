@@ -10,9 +10,10 @@ from scipy import stats
 from robust_transfer import errors, paths, study_tables, trials
 from robust_transfer.claims.evidence import Evidence
 from robust_transfer.claims.gathered import HIGH, NATURAL, Gathered, column
-from robust_transfer.claims.outcome import ALPHA, signed, with_interval
+from robust_transfer.claims.outcome import ALPHA
 from robust_transfer.claims.quantities import Cell as Accuracy
 from robust_transfer.claims.rules import Check, Claim, Difference, Fact, Order
+from robust_transfer.intervals import signed, with_interval
 from robust_transfer.study import STRATEGIES
 from robust_transfer.study_tables import epsilon_words
 
@@ -355,7 +356,7 @@ def _attack_gap(found: Gathered, task: str, epsilon: float) -> Fact | None:
         trials.accuracies(found.rows, name, attack, epsilon).mean() for attack in ("fgsm", "pgd")
     )
     cells = _cells([name], "fgsm", epsilon) + _cells([name], "pgd", epsilon)
-    return Fact(bool(10 <= fgsm - pgd <= 16), f"{fgsm - pgd:+.1f} points", cells=cells)
+    return Fact(bool(10 <= fgsm - pgd <= 16), f"{signed(fgsm - pgd)} points", cells=cells)
 
 
 def _similar_classes(found: Gathered) -> list[Check]:

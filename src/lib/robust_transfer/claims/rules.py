@@ -24,10 +24,9 @@ from robust_transfer.claims.outcome import (
     Finding,
     combine,
     holds,
-    signed,
-    with_interval,
 )
 from robust_transfer.claims.quantities import Cell, Mean, Pair
+from robust_transfer.intervals import signed, with_interval
 
 
 class Rule(Protocol):

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 from IPython.display import HTML
 
-from robust_transfer.claims.outcome import UNTESTED, Finding, with_interval
+from robust_transfer.claims.outcome import UNTESTED, Finding
 from robust_transfer.claims.verdicts import Judgement, ledger
+from robust_transfer.intervals import with_interval
 from robust_transfer.tables import scrolling
 
 PLACES = "../claims"
