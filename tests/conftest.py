@@ -120,3 +120,13 @@ def finish(process: subprocess.Popen) -> str:
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output[-3000:]
     return output
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and those that it started, and they, parents first."""
+    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True)
+    parents = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
+    found = [pid]
+    for process in found:
+        found += [child for child, parent in parents if parent == process]
+    return found

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import yaml
-from conftest import finish, start
+from conftest import descendants, finish, start
 
 from robust_transfer import experiments, paths, pipeline
 
@@ -178,15 +178,6 @@ def run(checkout: Path, code: str) -> None:
         cwd=checkout, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     finish(process)
-
-
-def descendants(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True)
-    parents = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
-    found = [pid]
-    for process in found:
-        found += [child for child, parent in parents if parent == process]
-    return found
 
 
 def test_published_records_rebuild_the_book_without_training(checkout):

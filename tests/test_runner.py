@@ -1,9 +1,15 @@
 """Missing networks are trained side by side, sources first, and a failure costs only its own."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
+from conftest import descendants
 
 from robust_transfer import runner as runner_module
 from robust_transfer.attacks import PGD
@@ -125,6 +131,45 @@ def test_a_gpu_that_is_not_there_is_said_before_any_training(family, tmp_path):
         runner.train([family["baseline"]])
     assert list(tmp_path.iterdir()) == []
     assert Runner(device="auto").torch_device == torch.device("cpu")
+
+
+ENDLESS = """
+import sys
+from robust_transfer.runner import Runner
+from robust_transfer.training import TrainingConfig
+
+if __name__ == "__main__":
+    Runner(results_dir=sys.argv[1], device="cpu", workers=1).train(
+        [TrainingConfig(network="resnet8", dataset="glyphs10", train_size=32, validation_size=32,
+                        batch_size=32, epochs=100_000)]
+    )
+"""
+
+
+def test_workers_end_with_a_runner_that_was_killed(tmp_path):
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    command = [sys.executable, str(tmp_path / "endless.py"), str(tmp_path / "records")]
+    runner = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not list(tmp_path.glob("records/*/checkpoint.safetensors")):
+        assert runner.poll() is None
+        time.sleep(0.1)
+    _, *others = descendants(runner.pid)
+    runner.kill()
+    runner.wait()
+    for _ in range(100):
+        alive = [pid for pid in others if _runs(pid)]
+        if not alive:
+            return
+        time.sleep(0.1)
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
+    pytest.fail(f"{len(alive)} processes train on")
+
+
+def _runs(pid):
+    """Whether a process is there, and not only its exit code waiting for somebody to ask."""
+    listed = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return listed.stdout[:1] not in ("", "Z")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_all_start_methods, get_context, parent_process
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,8 @@ from robust_transfer.attacks import loss_of
 from robust_transfer.checks import Config
 from robust_transfer.study import Cell
 from robust_transfer.training import TrainingConfig, initial_model
+
+records.commit()  # asked now, of the files imported: they may change before a worker starts
 
 BYTES_PER_WEIGHT = 16
 """Disk that a network needs at most: weights, momenta and best state of a checkpoint, a record."""
@@ -190,7 +193,7 @@ class Runner(Config):
         workers = min(self._processes, len(configs))
         bar = tqdm(total=sum(units.values()), unit=unit, file=sys.stdout, ncols=88)
         pool = ProcessPoolExecutor(
-            workers, get_context("spawn"), initializer=_begin_worker, initargs=(workers,)
+            workers, _context(), initializer=_begin_worker, initargs=(workers,)
         )
         try:
             while waiting or running:
@@ -258,16 +261,25 @@ def _lineage(config: TrainingConfig) -> list[TrainingConfig]:
     return (_lineage(config.source) if config.source else []) + [config]
 
 
+def _context() -> BaseContext:
+    """How workers start: from a process that has imported the library, where the system can fork.
+
+    Imports take seconds, and a notebook calls a runner several times.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def _begin_worker(workers: int) -> None:
     """Take a share of the cores, and end when the parent does, even if it was killed."""
     engine.keep_memory()
     torch.set_num_threads(max(1, engine.cores() // workers))
-    records.commit()  # now: the files may change while this worker trains
-    parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
