@@ -12,7 +12,9 @@ A pack is a tar of records (configuration, history, weights, outcomes) and of ch
 not finished. On another machine the packs of before go along, and nothing is trained twice; what
 was filed at home is in ``book/results``, and goes along with the repository. On the same machine
 ``--home`` leaves out what came home before, where all together is too much. A borrowed machine
-needs neither the notebooks' packages nor git; ``COMMIT=…`` in its environment says what is run.
+needs neither the notebooks' packages nor git; ``COMMIT=…`` in its environment says what is run. If
+``nvidia-cuda-mps-control -d`` can be started there first, the kernels of ``--workers 3`` share the
+GPU; otherwise they take turns, and only hide what a network does on the CPU.
 """
 
 import argparse

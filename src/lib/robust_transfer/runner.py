@@ -42,7 +42,8 @@ class Runner(Config):
         published_dir: folder of published records, taken as they are; "" ignores them.
         data_dir: folder of the images; see ``data.load``.
         device: ``auto`` takes a CUDA GPU where there is one.
-        workers: networks trained side by side; 0 is one per core on a CPU and one on a GPU.
+        workers: networks trained side by side; 0 is one per core on a CPU and one on a GPU. On a
+            GPU their kernels take turns, unless NVIDIA's multi-process service (MPS) runs.
     """
 
     results_dir: str = "results"
