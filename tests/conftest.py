@@ -117,7 +117,7 @@ def start(checkout: Path, *arguments: str) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen) -> str:
     """Wait for a command that must succeed, and return what it printed."""
-    output, _ = process.communicate(timeout=900)
+    output, _ = process.communicate(timeout=1800)
     assert process.returncode == 0, output[-3000:]
     return output
 
