@@ -1,4 +1,4 @@
-"""Intervals over test images and, where networks were trained more than once, over seeds."""
+"""Intervals over test images and seeds, and how a difference is written with its own."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -109,13 +109,14 @@ def bootstrap(
     return float(low), float(high)
 
 
-def signed(points: float) -> str:
+def signed(points: float, digits: int = 1) -> str:
     """A difference in percentage points, with its sign; nothing for NaN, which nobody printed."""
     if math.isnan(points):
         return ""
-    return f"{points:+.1f}".replace("-", "−")
+    return f"{points:+.{digits}f}".replace("-", "−")
 
 
-def with_interval(mean: float, low: float, high: float) -> str:
+def with_interval(mean: float, low: float, high: float, digits: int = 1) -> str:
     """A difference in percentage points and its interval, which no line break divides."""
-    return f"{signed(mean)} [{signed(low)},\N{NO-BREAK SPACE}{signed(high)}]"
+    shown = [signed(points, digits) for points in (mean, low, high)]
+    return "{} [{},\N{NO-BREAK SPACE}{}]".format(*shown)

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.api.typing import DataFrameGroupBy
 
+from robust_transfer.intervals import with_interval
 from robust_transfer.records import Store
 from robust_transfer.tables import html, percent
 
@@ -101,8 +102,8 @@ def precision(part: dict) -> pd.DataFrame:
             cells["natural (%)"] = percent(row["natural"] / row["n"])
             cells["plain fp32 (%)"] = percent(row["robust"] / row["n"])
         else:
-            points = "{:+.2f} [{:+.2f},\xa0{:+.2f}]".format(*(100 * x for x in difference(row)))
-            cells[f"{row['name']} (points)"] = points
+            points = (100 * x for x in difference(row))
+            cells[f"{row['name']} (points)"] = with_interval(*points, digits=2)
             cells[f"{row['name']}: changed"] = f"+{row['gained']}\xa0−{row['lost']}"
     return pd.DataFrame.from_dict(table, "index")
 
