@@ -41,6 +41,9 @@ TABLE = "table1.csv"
 HEADLINE = ("pgd", "pgd-nat-stage3", "nat-pgd-all", "pgd-pgd-stage3", "pgd-pgd-all")
 """The rows behind the paper's headline, which further seeds train again."""
 
+COMPARED = (("pgd-pgd-all", "pgd"), ("nat-pgd-all", "pgd"), ("pgd-pgd-all", "nat-pgd-all"))
+"""The difference in the headline, and its two parts: any pre-training, and a robust one."""
+
 STRONGER = ("nat", "fgsm", "fgsm_no_ll", *HEADLINE)
 """Rows that also meet a stronger attack; see ``stronger``."""
 

@@ -157,14 +157,26 @@ def _scale(profile: Profile, store: Store) -> str:
     if not done:
         count = f"{len(trained)} of {len(networks)} networks are trained, no row is evaluated yet."
         return f"{head}<p>{count}</p></section>" if trained else ""
-    table = tables.side_by_side(tables.results(done, evaluated), tables.paper(done))
+    ours, theirs = tables.results(done, evaluated), tables.paper(done)
     missing = [network.label for network in targets if network not in done]
     return (
         f"{head}<p>{tables.provenance(profile, trained, evaluated)}</p>"
-        f"{tables.html(table, f'table1-{profile.profile}').data}"
+        f"{tables.table1(ours, theirs, f'table1-{profile.profile}').data}"
+        f"{_compared(profile, done, tables.by_id(done, evaluated))}"
         + bool(missing) * f"<p>Not finished yet: {', '.join(missing)}.</p>"
         + "</section>"
     )
+
+
+def _compared(
+    profile: Profile, done: list[Network], named: dict[str, tuple[Evaluation, ...]]
+) -> str:
+    """The differences in and behind the headline whose networks are finished."""
+    pairs = [pair for pair in experiments.COMPARED if {*pair} <= {*named}]
+    if not pairs:
+        return ""
+    table = tables.comparisons(done, named, pairs)
+    return tables.html(table, f"comparisons-{profile.profile}").data
 
 
 def trainings(found: list[Record]) -> pd.DataFrame:

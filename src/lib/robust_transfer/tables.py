@@ -183,13 +183,19 @@ def heatmap_blocks(figure: str, theirs: pd.DataFrame) -> list[list[str]]:
 
 
 def side_by_side(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """Table 1 for readers: per column ours, the paper's and the difference, in percent."""
+    """Per column of Table 1 ours, the paper's and the difference, in percent."""
     parts = {}
     for column in COLUMNS:
         parts[column, "ours"] = 100 * ours[column]
         parts[column, "paper"] = 100 * theirs[column]
         parts[column, "difference"] = 100 * (ours[column] - theirs[column])
     return pd.DataFrame(parts).set_axis(ours["label"], axis=0)
+
+
+def table1(ours: pd.DataFrame, theirs: pd.DataFrame, name: str) -> HTML:
+    """Table 1 as a page has room for it, without the differences; its file holds them too."""
+    both = side_by_side(ours, theirs)
+    return html(both.drop(columns="difference", level=1), name, both)
 
 
 def tolerances(theirs: pd.DataFrame) -> pd.DataFrame:
