@@ -13,7 +13,7 @@ import re
 import nbformat
 import pytest
 
-from robust_transfer import paths
+from robust_transfer import experiments, paths
 
 NUMBER = re.compile(r"(?<![\d.])(?:\d+(?:\.\d+)?\s?%|\d+\.\d+(?!\.?\d))")
 CODE = re.compile(r"^```\w+\n.*?^```|`[^`\n]+`", re.M | re.S)
@@ -127,3 +127,8 @@ def test_every_constant_is_still_said(name):
 )
 def test_what_counts_as_typed(said, found):
     assert unexplained(said, {}) == found
+
+
+def test_readme_shows_the_scale_of_the_book():
+    said, shown = PAGES["README"].read_text(), experiments.published()
+    assert {*re.findall(r"book/results/([\w-]+)/(?:figure4|table1)", said)} == {shown}
