@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,18 +60,23 @@ def work(profile: Profile, networks: list[str], runner: Runner) -> None:
         RuntimeError: some networks failed; the others were trained and evaluated.
     """
     chosen, problems = select(profile, networks), []
+
+    def attempt(action: Callable[..., object], *arguments: object) -> None:
+        try:
+            action(*arguments)
+        except (RuntimeError, FileNotFoundError) as error:
+            problems.append(str(error))
+
     for further in (False, True):
         part = [network for network in chosen if network.further == further]
-        try:
-            runner.train([network.config for network in part])
-        except RuntimeError as error:
-            problems.append(str(error))
+        attempt(runner.train, [network.config for network in part])
         targets = [n for n in experiments.rows(part) if runner.store.find(n.config)]
         for how in evaluations(profile) if targets else ():
-            runner.train([how.surrogate])
-            runner.evaluate([network.config for network in targets], how)
+            attempt(runner.train, [how.surrogate])
+            attempt(runner.evaluate, [network.config for network in targets], how)
         if harder := experiments.to_attack_harder(targets):
-            runner.evaluate([network.config for network in harder], experiments.stronger(profile))
+            how = experiments.stronger(profile)
+            attempt(runner.evaluate, [network.config for network in harder], how)
     if problems:
         raise RuntimeError("; ".join(problems))
 
@@ -159,6 +164,8 @@ def check(network: Network, how: EvaluationConfig, found: Evaluation, runner: Ru
 def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> list[str]:
     """Unpack, verify checksums and a sample of the outcomes, and publish what is whole.
 
+    What was published without weights has been verified before.
+
     Returns:
         What is not finished yet.
 
@@ -172,7 +179,7 @@ def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> li
     for how in evaluations(profile):
         for network in targets:
             found = evaluation.find(runner.store, network.config, how)
-            if found is not None:
+            if found is not None and runner.store.find(network.config, weights=True) is not None:
                 try:
                     print(check(network, how, found, runner), flush=True)
                 except ValueError as error:
@@ -199,8 +206,9 @@ def main(arguments: list[str] | None = None) -> int:
     elif options.command == "run":
         home = Path(options.home).read_text().split() if options.home else ()
         unpack(packs, results)
-        given = sys.argv[1:] if arguments is None else arguments
-        command = [sys.executable, "-m", "scripts.away", "work", *given[1:]]
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        given[given.index("run")] = "work"
+        command = [sys.executable, "-m", "scripts.away", *given]
         child = subprocess.Popen(command, cwd=paths.ROOT, start_new_session=True)
         try:
             code = child.wait(options.seconds)

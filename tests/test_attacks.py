@@ -369,6 +369,7 @@ BAD = {
         torch.ones(5, 2),
         r"labels have shape \(5, 2\): .* \(4, classes\)",
     ),
+    "negative class": (GOOD, -LABELS - 7, "labels hold -.*: allowed are classes from 0"),
     "soft labels": (GOOD, torch.full((4, 2), 0.5), "labels hold 0.5: allowed are 0 and 1"),
     "one-hot labels": (GOOD, F.one_hot(LABELS), r"labels have shape \(4, 4\): allowed is \(4,\)"),
 }

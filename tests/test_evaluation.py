@@ -153,6 +153,11 @@ def test_an_unfinished_network_is_refused_by_name(store, tiny, how):
         evaluation.get_or_evaluate(store, tiny(name="unknown"), how, "", CPU)
 
 
+def test_a_network_of_other_images_than_the_surrogates_is_refused(store, family, how):
+    with pytest.raises(ValueError, match=r"^dataset = 'glyphs20' of source: .* has 'glyphs10'"):
+        evaluation.get_or_evaluate(store, family["source"], how, "", CPU)
+
+
 def test_a_surrogate_that_was_transferred_is_refused(family):
     with pytest.raises(ValueError, match="surrogate = transfer: allowed is one from scratch"):
         EvaluationConfig(surrogate=family["transfer"])

@@ -224,6 +224,20 @@ def test_a_profile_that_leaves_parameters_to_the_notebook_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", r"mine\.yaml: not YAML: .*line 1"),
+        ("- epochs", r"mine\.yaml: a list; allowed are"),
+    ],
+)
+def test_a_file_that_is_no_profile_is_named_in_one_line(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_profile(tmp_path / "mine.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("ids", "selected"),
     [(["pgd-pgd-all", "nat"], ["nat", "pgd-pgd-all"]), (["surrogate"], ["surrogate"])],
 )

@@ -103,6 +103,31 @@ def test_published_networks_are_not_trained(finished, family, tmp_path):
     assert not (tmp_path / "mine").exists()
 
 
+def test_what_was_published_without_weights_is_trained_where_it_is_evaluated(
+    finished, family, how, tmp_path
+):
+    published = shutil.copytree(finished, tmp_path / "published")
+    runner = Runner(
+        results_dir=str(tmp_path / "mine"), published_dir=str(published), device="cpu", workers=2
+    )
+    (runner.store.find(family["baseline"]).folder / "weights.safetensors").unlink()
+    assert runner.missing([family["baseline"]]) == []
+    (evaluation,) = runner.evaluate([family["baseline"]], how)
+    assert evaluation.content["network"] == family["baseline"].hash
+    trained = [path.parent.name for path in (tmp_path / "mine").glob("*/weights.safetensors")]
+    assert len(trained) == 1 and trained[0].startswith("pgd-")
+
+
+def test_a_source_without_weights_is_announced_with_what_starts_from_it(
+    finished, family, tiny, tmp_path
+):
+    published = shutil.copytree(finished, tmp_path / "published")
+    runner = Runner(results_dir=str(tmp_path / "mine"), published_dir=str(published))
+    (runner.store.find(family["source"]).folder / "weights.safetensors").unlink()
+    other = tiny(name="other", source=family["source"], strategy="all")
+    assert runner.missing([family["transfer"], other]) == [family["source"], other]
+
+
 def test_an_unfinished_network_cannot_be_evaluated(finished, family, tiny, how):
     with pytest.raises(FileNotFoundError, match="no finished record of unknown"):
         two_workers(finished).evaluate([family["baseline"], tiny(name="unknown")], how)

@@ -72,6 +72,8 @@ def image_batch(images: Tensor, labels: Tensor) -> None:
         raise ValueError(f"labels have shape {tuple(labels.shape)}: allowed is ({len(images)},)")
     elif labels.dtype != torch.int64:
         raise ValueError(f"labels are {labels.dtype}: allowed is torch.int64")
+    elif labels.numel() and (lowest := labels.min().item()) < 0:
+        raise ValueError(f"labels hold {lowest}: allowed are classes from 0")
     low, high = (images.min().item(), images.max().item()) if images.numel() else (0.0, 1.0)
     if not (low >= 0 and high <= 1):
         raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]: allowed is [0, 1]")

@@ -191,9 +191,17 @@ def get_or_evaluate(
     data_dir: str,
     device: torch.device,
 ) -> Evaluation:
-    """Return the stored evaluation of a finished network, or make and store it."""
+    """Return the stored evaluation of a finished network, or make and store it.
+
+    Raises:
+        FileNotFoundError: no record of the network or the surrogate with weights, or no images.
+        ValueError: network and surrogate were trained on different images.
+    """
     if (found := find(store, network, config)) is not None:
         return found
+    for name in ("dataset", "image_size"):
+        if (own := getattr(network, name)) != (asked := getattr(config.surrogate, name)):
+            raise ValueError(f"{name} = {own!r} of {network.name}: the surrogate has {asked!r}")
     images = test_images(config, data_dir)
     black_box = black_box_examples(store, config, data_dir, device)
     started = time.perf_counter()

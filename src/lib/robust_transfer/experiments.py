@@ -321,9 +321,15 @@ def read_complete(kind: type[Config], path: Path | str) -> Config:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an unknown or a missing parameter, or a value that is not allowed.
+        ValueError: not a mapping in YAML, an unknown or a missing parameter, or a value that is
+            not allowed.
     """
-    given = yaml.safe_load(Path(path).read_text()) or {}
+    try:
+        given = yaml.safe_load(Path(path).read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: a {type(given).__name__}; allowed are lines of name: value")
     config = kind(**given)
     if absent := [name for name in kind.model_fields if name not in given]:
         # papermill would leave these at the notebook's own values, which are another file's

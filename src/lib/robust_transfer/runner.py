@@ -69,9 +69,20 @@ class Runner(Config):
         return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
     def missing(self, configs: list[TrainingConfig], weights: bool = False) -> list[TrainingConfig]:
-        """The networks without a finished record, and their sources without one, sources first."""
-        wanted = {c.hash: c for config in configs for c in _lineage(config)}
-        return [c for c in wanted.values() if self.store.find(c, weights) is None]
+        """The networks without a finished record, and what must be trained first, sources first.
+
+        Args:
+            configs: the networks.
+            weights: count a record that was published without weights as none, as is always done
+                of a source that a training is to start from.
+        """
+        absent = [c for config in configs for c in self._absent(config, weights)]
+        return list({c.hash: c for c in absent}.values())
+
+    def _absent(self, config: TrainingConfig, weights: bool) -> list[TrainingConfig]:
+        if self.store.find(config, weights) is not None:
+            return []
+        return (self._absent(config.source, True) if config.source else []) + [config]
 
     def train(self, configs: list[TrainingConfig], weights: bool = False) -> list[records.Record]:
         """Train the networks that have no record yet, sources first; return all records.
@@ -84,7 +95,7 @@ class Runner(Config):
             ValueError, OSError: settings, data or disk that cannot work, before any training.
             RuntimeError: some networks failed; what is finished stays.
         """
-        if missing := self.missing(configs, weights):
+        while missing := self.missing(configs, weights):  # a new source voids old transfers
             self._announce(missing)
             self._run(self._train_one, missing, {c.hash: c.epochs for c in missing}, "epoch")
         return [self.store.find(config) for config in configs]
@@ -94,18 +105,25 @@ class Runner(Config):
     ) -> list[evaluation.Evaluation]:
         """Evaluate finished networks that have no such evaluation yet; return all of them.
 
+        What was published without weights is trained anew where an evaluation is missing.
+
         Raises:
             FileNotFoundError: a network has no record yet.
             RuntimeError: some evaluations failed; what is finished stays.
         """
-        missing = [c for c in configs if evaluation.find(self.store, c, how) is None]
-        for config in missing:
-            self.store.state(config)
-        if missing:
-            print(f"evaluating {len(missing)} networks on {how.test_size} test images", flush=True)
+
+        def missing() -> list[TrainingConfig]:
+            return [c for c in configs if evaluation.find(self.store, c, how) is None]
+
+        if wanted := missing():
+            for config in (*wanted, how.surrogate):
+                evaluation.weights_of(self.store, config)
+            self.train([*wanted, how.surrogate], weights=True)
+        if wanted := missing():
+            print(f"evaluating {len(wanted)} networks on {how.test_size} test images", flush=True)
             evaluation.black_box_examples(self.store, how, self.data_dir, self.torch_device)
             work = partial(self._evaluate_one, how)
-            self._run(work, missing, {c.hash: 1 for c in missing}, "network")
+            self._run(work, wanted, {c.hash: 1 for c in wanted}, "network")
         return [evaluation.find(self.store, config, how) for config in configs]
 
     def measure(self, table: Sequence[Cell]) -> list[list[budgets.Budgets]]:
@@ -255,11 +273,6 @@ def count_batches(config: TrainingConfig, images: int, validation: int) -> float
     halves = 2 if config.attack else 1
     per_epoch = (halves + attack) * images + (0.33 * halves + attack) * validation
     return config.epochs * per_epoch / config.batch_size
-
-
-def _lineage(config: TrainingConfig) -> list[TrainingConfig]:
-    """A network's source, its source's source, …, and last the network."""
-    return (_lineage(config.source) if config.source else []) + [config]
 
 
 def _context() -> BaseContext:

@@ -71,10 +71,10 @@ class Judgement:
             reasons.append(f"{self.seeds} of {needed} seeds")
             if self.seeds == 1:
                 reasons[-1] = "one seed" + (len(self._seeds) > 1) * " in part of the tests"
-                if any(found.borrowed for found in self.findings):
-                    reasons[-1] += ": spread between seeds taken from other rows"
-                elif any(found.low is not None for found in self.findings):
-                    reasons[-1] += ": interval over test images only"
+            if any(found.borrowed for found in self.findings):
+                reasons[-1] += ": spread between seeds taken from other rows"
+            elif self.seeds == 1 and any(found.low is not None for found in self.findings):
+                reasons[-1] += ": interval over test images only"
         if any(f.outcome == REPLICATES and (f.adjusted or 0) > ALPHA for f in self.findings):
             reasons.append(f"p > {ALPHA} after Holm's correction")
         if any(found.undecided for found in self.findings):
