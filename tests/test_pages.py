@@ -55,3 +55,12 @@ def test_other_scales_are_shown_as_far_as_they_are_finished(scale, tmp_path):
 def test_the_scale_of_the_book_is_not_repeated(scale, tmp_path):
     own = SMOKE.model_copy(update={"profile": "laptop"})
     assert pages.scales(own, Store(tmp_path)) == "<p>No other scale has been run.</p>"
+
+
+def test_a_card_says_that_a_network_was_published_without_weights(scale, tmp_path):
+    store = Store(tmp_path / "mine", scale)
+    networks = experiments.select(experiments.grid(SMOKE), ["nat", "pgd"])
+    (store.find(networks[1].config).folder / "weights.safetensors").unlink()
+    shown = pages.cards(networks, [store.find(network.config) for network in networks], {})
+    with_weights, without = shown.split('id="pgd"')
+    assert "without weights" in without and "without weights" not in with_weights

@@ -82,6 +82,7 @@ def _training(network: Network, record: Record) -> dict[str, str]:
     """What a network is and how it came about."""
     config, content = network.config, record.content
     source = config.source.name if config.source else ""
+    kept = "" if (record.folder / records.WEIGHTS).exists() else ", published without weights"
     validation = content["validation"]
     shares = [f"{tables.percent(validation['natural'])} % without attack"]
     if validation["adversarial"] is not None:
@@ -96,7 +97,7 @@ def _training(network: Network, record: Record) -> dict[str, str]:
         "trained against": tables.describe_attack(config.attack),
         "epochs": f"{config.epochs}, of which number {content['selected_epoch'] + 1} is kept",
         "validation": ", ".join(shares),
-        "record": f"<code>{escape(records.folder_name(config))}</code>",
+        "record": f"<code>{escape(records.folder_name(config))}</code>{kept}",
     }
 
 
