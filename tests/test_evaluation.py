@@ -254,6 +254,23 @@ def test_black_box_examples_follow_the_surrogates_weights(store, family, how):
     assert not torch.equal(evaluation.black_box_examples(store, how, "", CPU)["pgd"], first["pgd"])
 
 
+def test_black_box_examples_follow_the_test_images(store, family, how, monkeypatch):
+    first = evaluation.black_box_examples(store, how, "", CPU)["pgd"]
+    images = evaluation.test_images(how, "")
+    turned = images.take(torch.arange(len(images)).flip(0))
+    monkeypatch.setattr(evaluation, "test_images", lambda config, data_dir: turned)
+    again = evaluation.black_box_examples(store, how, "", CPU)["pgd"]
+    torch.testing.assert_close(again, first.flip(0), atol=0.07, rtol=0)  # ε and rounding
+    assert not torch.equal(again, first)
+
+
+def test_evaluations_of_different_images_are_not_set_side_by_side():
+    one, other = (Evaluation({}, {"data": digit * 64}) for digit in "ab")
+    evaluation.same_images([one, one])
+    with pytest.raises(ValueError, match=r"different test images, with fingerprints aaa.*, bbb.*"):
+        evaluation.same_images([one, other])
+
+
 @pytest.mark.parametrize("keep", [-100, 0], ids=["truncated", "empty"])
 def test_damaged_black_box_examples_are_made_anew(store, family, how, keep):
     made = evaluation.black_box_examples(store, how, "", CPU)

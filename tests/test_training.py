@@ -34,8 +34,8 @@ CPU = torch.device("cpu")
 PGD2 = PGD(steps=2)
 
 
-def run(config, checkpoint, on_epoch=lambda row: None, images=None):
-    return train(config, images or load_data(config, ""), CPU, checkpoint, on_epoch=on_epoch)
+def run(config, checkpoint, on_epoch=lambda row: None, images=None, source=None):
+    return train(config, images or load_data(config, ""), CPU, checkpoint, source, on_epoch)
 
 
 def without_seconds(history):
@@ -417,6 +417,15 @@ def test_a_checkpoint_of_something_else_is_named_and_set_aside(tiny, tmp_path, c
     assert seen == [0, 1]
     assert_same(again, mine)
     assert f"set aside {path} as checkpoint.damaged" in capsys.readouterr().out
+
+
+def test_a_transfer_does_not_go_on_from_a_checkpoint_of_another_source(tiny, tmp_path, capsys):
+    config = tiny(source=tiny(name="source"), strategy="head")
+    first, second = (initial_model(tiny(seed=seed), None).state_dict() for seed in (0, 1))
+    mine = run(config, tmp_path / "mine", source=second)[0]
+    run(config, tmp_path / "checkpoint", source=first)
+    assert_same(run(config, tmp_path / "checkpoint", source=second)[0], mine)
+    assert "checkpoint as checkpoint.damaged" in capsys.readouterr().out
 
 
 SOURCE = TrainingConfig(dataset="cifar100")

@@ -2,6 +2,7 @@
 
 import base64
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -153,23 +154,28 @@ def sweep(
 def black_box_examples(
     store: records.Store, config: EvaluationConfig, data_dir: str, device: torch.device
 ) -> dict[str, Tensor]:
-    """Adversarial images of the surrogate, made once per store and kept beside its record."""
+    """Adversarial images of the surrogate, made once per store and kept beside its record.
+
+    They are made anew for other weights of the surrogate, or other test images.
+    """
+    images = test_images(config, data_dir)
     weights = weights_of(store, config.surrogate)
     folder = store.folder(config.surrogate)
     path = folder / f"examples-{config.hash}-{weights[:16]}.safetensors"
     seal = path.with_suffix(".json")
     with records.lock(folder):
-        checksum = store.read_sealed(seal)
-        if checksum is None or not path.exists() or records.sha256(path) != checksum["sha256"]:
+        sealed = {"data": images.fingerprint}
+        if path.exists():
+            sealed["sha256"] = records.sha256(path)
+        if not path.exists() or store.read_sealed(seal) != sealed:
             model = store.model(config.surrogate, device)
-            images = test_images(config, data_dir).to(device)
             made: dict[str, list[Tensor]] = {name: [] for name in config.attacks}
-            for batch, labels in images.batches(BATCH[device.type]):
+            for batch, labels in images.to(device).batches(BATCH[device.type]):
                 for name, attack in config.attacks.items():
                     made[name].append(attack(model, batch, labels).cpu().contiguous())
             tensors = {name: torch.cat(parts) for name, parts in made.items()}
             write_atomically(path, safetensors.torch.save(tensors))
-            records.write_sealed(seal, {"sha256": records.sha256(path)})
+            records.write_sealed(seal, sealed | {"sha256": records.sha256(path)})
     return safetensors.torch.load_file(path)
 
 
@@ -237,6 +243,17 @@ def find(
         return None
     packed = content["outcomes"]
     return Evaluation({k: unpack(v, content["n"]) for k, v in packed.items()}, content)
+
+
+def same_images(evaluations: Iterable[Evaluation]) -> None:
+    """Raise ValueError unless all were made on the same test images, so that they can be paired."""
+    found = {evaluation.content["data"] for evaluation in evaluations}
+    if len(found) > 1:
+        sets = ", ".join(sorted(digest[:12] for digest in found))
+        raise ValueError(
+            f"evaluations are of different test images, with fingerprints {sets}; "
+            "published_dir = '' makes all of them on yours"
+        )
 
 
 def test_images(config: EvaluationConfig, data_dir: str) -> data.Images:

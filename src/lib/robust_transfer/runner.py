@@ -110,6 +110,7 @@ class Runner(Config):
         Raises:
             FileNotFoundError: a network has no record yet.
             RuntimeError: some evaluations failed; what is finished stays.
+            ValueError: stored evaluations are of other test images than the others.
         """
 
         def missing() -> list[TrainingConfig]:
@@ -124,7 +125,9 @@ class Runner(Config):
             evaluation.black_box_examples(self.store, how, self.data_dir, self.torch_device)
             work = partial(self._evaluate_one, how)
             self._run(work, wanted, {c.hash: 1 for c in wanted}, "network")
-        return [evaluation.find(self.store, config, how) for config in configs]
+        found = [evaluation.find(self.store, config, how) for config in configs]
+        evaluation.same_images(found)
+        return found
 
     def measure(self, table: Sequence[Cell]) -> list[list[budgets.Budgets]]:
         """Train what is missing for paper B's cells and measure it; return all measurements.

@@ -293,8 +293,9 @@ def between_seeds(named: dict[str, tuple[Evaluation, ...]]) -> str:
     several = sum(len(repeats) > 1 for repeats in named.values())
     return (
         f"Standard deviation between seeds, in points, over the {several} rows trained from "
-        f"several: {shown}. The interval of an accuracy does not include it. That of a difference over "
-        f"fewer than {intervals.ENOUGH} seeds does, as if seeds mattered equally in all rows."
+        f"several: {shown}. The interval of an accuracy does not include it. That of a "
+        f"difference over fewer than {intervals.ENOUGH} seeds does, as if seeds mattered "
+        "equally in all rows."
     )
 
 

@@ -4,12 +4,14 @@ The defaults are paper A's run of a natural ResNet-56 from scratch. Every oddity
 (``protocol`` page of the book) is a field of ``TrainingConfig``, so that a reader can flip it.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Self
 
+import safetensors.torch
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Generator, Tensor, nn
@@ -177,6 +179,9 @@ def train(
     model = initial_model(config, source_state).to(device)
     step = Step(model, config)
     identity = f"{config.hash} {images[0].fingerprint}"
+    if source_state is not None:  # trained anew it may be another, under the same hash
+        content = safetensors.torch.save({k: v.contiguous() for k, v in source_state.items()})
+        identity += f" {hashlib.sha256(content).hexdigest()}"
     found = load_checkpoint(checkpoint, identity, model, step.optimizer)
     best, progress = found or ({}, Progress([]))
     for epoch in range(len(progress.history), config.epochs):
