@@ -80,6 +80,19 @@ def test_a_failure_is_named_with_what_needs_it_and_costs_nothing_else(
     assert "seconds on cpu" in output
 
 
+def end_if_wild(config):
+    if config.name == "wild":
+        os._exit(1)
+
+
+def test_a_worker_that_dies_is_named_and_the_others_go_on(tiny, tmp_path, capsys):
+    configs = [tiny(name=name) for name in ("wild", "calm", "still")]
+    runner = Runner(results_dir=str(tmp_path), device="cpu", workers=1)
+    with pytest.raises(RuntimeError, match=r"^1 of 3 networks failed: wild: .*terminated abruptly"):
+        runner._run(end_if_wild, configs, dict.fromkeys([c.hash for c in configs], 1), "network")
+    assert "3/3" in capsys.readouterr().out
+
+
 def test_networks_are_evaluated_once_in_the_order_asked_for(
     finished, family, how, tmp_path, capsys
 ):

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import active_children, get_all_start_methods, get_context, parent_process
 from multiprocessing.context import BaseContext
@@ -214,9 +215,10 @@ class Runner(Config):
         running, finished, failed = {}, 0, {}
         workers = min(self._processes, len(configs))
         bar = tqdm(total=sum(units.values()), unit=unit, file=sys.stdout, ncols=88)
-        pool = ProcessPoolExecutor(
-            workers, _context(), initializer=_begin_worker, initargs=(workers,)
+        begin = partial(
+            ProcessPoolExecutor, workers, _context(), initializer=_begin_worker, initargs=(workers,)
         )
+        pool = begin()
         try:
             while waiting or running:
                 for key, config in list(waiting.items()):
@@ -226,12 +228,17 @@ class Runner(Config):
                         del waiting[key]
                     elif len(running) < workers and source not in {*waiting, *running.values()}:
                         running[pool.submit(work, waiting.pop(key))] = key
+                broken = False
                 for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     key = running.pop(future)
                     finished += units[key]
                     if (error := future.exception()) is not None:
                         traceback.print_exception(error)
                         failed[key] = f"{names[key].name}: {error}"
+                        broken |= isinstance(error, BrokenProcessPool)
+                if broken:  # a worker was killed, for want of memory say, and takes all with it
+                    pool.shutdown(wait=False)
+                    pool = begin()
                 current = [names[key] for key in running.values()]
                 bar.n = finished
                 if unit == "epoch":
