@@ -8,7 +8,8 @@ import pytest
 from made import EPSILONS, measure, study, table
 from matplotlib.figure import Figure
 
-from robust_transfer import data, study_figures, study_tables, tables, trials
+from robust_transfer import claims, data, study_figures, study_tables, tables, trials
+from robust_transfer.claims import paper_b
 
 TASKS = {
     "cifar10/resnet20": "factorial",
@@ -192,3 +193,36 @@ def test_figures_are_drawn_of_what_there_is(rows, cells, measured):
     ):
         assert isinstance(figure, Figure) and figure.axes
     assert data.CLASS_NAMES["cifar10"][3] == "cat"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "changes"),
+    [
+        ({"cifar10/resnet20": "strategies"}, {}),
+        ({"cifar10/vit6": "architecture"}, {}),
+        ({"cifar10/resnet20": "tables"}, {"techniques": []}),
+        ({"cifar10/resnet20": "factorial"}, {"strategies": ["full_finetuning"]}),
+        (
+            {"cifar10/resnet20": "factorial"},
+            {"strategies": ["full_finetuning", "feature_extraction"]},
+        ),
+    ],
+    ids=str,
+)
+def test_a_study_of_any_design_is_shown_and_judged(tasks, changes):
+    cells = table(tasks, **changes)
+    measured = measure(cells, accuracy)
+    rows = trials.tidy(cells, measured)
+    gains = study_tables.effects(rows, cells[0].task, "pgd", SHOWN[-1])
+    several = {t for cell in cells for t in cell.techniques}
+    assert {*gains.set_index("technique").index} == {study_tables.words(t) for t in several}
+    pairs = study_tables.strategy_pairs(cells)
+    assert len(study_tables.compared(rows, cells, pairs, "pgd", SHOWN[0])) == len(pairs)
+    study_tables.table_1(rows, cells, SHOWN), study_tables.table_2(rows, cells, SHOWN)
+    figures = [study_figures.figure_2(rows, cells, SHOWN[-1]), study_figures.effects(gains)]
+    figures.append(study_figures.figure_1(rows, cells, SHOWN))
+    assert all(isinstance(figure, Figure) for figure in figures)
+    found = claims.Gathered(study(tasks, **changes), cells, measured)
+    judged = claims.judge(found.evidence, paper_b.groups(found))
+    assert claims.numbers(judged)["claims"] == len(judged)
+    assert len(claims.differences(judged)) == claims.numbers(judged)["differences"]

@@ -71,10 +71,11 @@ def figure_2(rows: pd.DataFrame, table: Sequence[Cell], epsilon: float) -> Figur
     A hollow marker is the paper's, a full one ours. The paper gives no standard accuracy of
     networks with augmentation; that of pre-trained ones follows from its text on CIFAR-10 alone.
     """
+    tasks = _by_task(table)
+    several = {task: group for task, group in tasks.items() if len(group) > 1}
     groups = {
         task: [cell for cell in group if "+".join(cell.ordered) in MARKERS]
-        for task, group in _by_task(table).items()
-        if len(group) > 1
+        for task, group in (several or tasks).items()
     }
     figure, axes = subplots(1, len(groups), (3.6 * len(groups), 3.5), sharex=True, sharey=True)
     for axis, (task, group) in zip(axes[0], groups.items(), strict=True):
@@ -141,7 +142,8 @@ def effects(gains: pd.DataFrame) -> Figure:
         gains: of ``study_tables.effects``.
     """
     techniques = list(dict.fromkeys(gains["technique"]))
-    figure, ((axis,),) = subplots(1, 1, (7, 0.9 * len(techniques) + 1))
+    rows = max(1, len(techniques))  # a study may have none
+    figure, ((axis,),) = subplots(1, 1, (7, 0.9 * rows + 1))
     axis.axvline(0, color="0.7", linewidth=1)
     shifts = np.linspace(-0.27, 0.27, 4)
     for strategy, marker, shift in zip((*STRATEGIES, "all"), "osD^", shifts, strict=True):
@@ -153,7 +155,7 @@ def effects(gains: pd.DataFrame) -> Figure:
             color=COLOURS.get(strategy, "0.2"), label=words(strategy),
         )  # fmt: skip
     axis.set_yticks(range(len(techniques)), techniques)
-    axis.set(xlabel="gain in percentage points", ylim=(len(techniques) - 0.5, -0.5))
+    axis.set(xlabel="gain in percentage points", ylim=(rows - 0.5, -0.5))
     figure.legend(loc="outside upper center", ncols=4, fontsize=8)
     return figure
 

@@ -215,7 +215,7 @@ def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.Da
                     "pairs": len(part) // len(by_seed),
                 }
             )
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=["technique", "strategy", "gain", "low", "high", "pairs"])
 
 
 def compared(

@@ -135,8 +135,10 @@ def compare(
                 "pairs": count,
             }
         )
-    result = pd.DataFrame(table)
-    result.insert(7, "adjusted", multipletests(result["p"], ALPHA, "holm")[1])
+    names = "first second difference sd low high p detectable pairs"
+    result = pd.DataFrame(table, columns=names.split())
+    adjusted = multipletests(result["p"], ALPHA, "holm")[1] if table else []
+    result.insert(7, "adjusted", adjusted)
     return result
 
 

@@ -166,6 +166,8 @@ def _best(found: Gathered, task: str, epsilon: float) -> Fact | None:
         for cell in of_task
         if cell.strategy == "layer_freezing" and {"pretraining", "augmentation"} & cell.techniques
     }
+    if not claimed:
+        return None
     best = max(of_task, key=lambda cell: means[cell.id])
     text = f"{best.label}: {means[best.id]:.1f} %"
     if best.id not in claimed:

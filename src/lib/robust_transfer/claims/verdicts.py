@@ -1,6 +1,6 @@
 """The ledger: every claim with its test, what was found, and the verdict."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import pandas as pd
@@ -202,4 +202,4 @@ def differences(judged: dict[str, Judgement]) -> pd.DataFrame:
         for found in claim.findings
         if found.expected is not None
     ]
-    return pd.DataFrame(table)
+    return pd.DataFrame(table, columns=["id", *(field.name for field in fields(Finding))])
