@@ -96,11 +96,11 @@ HEADLINE = {
         *differences("pgd-pgd-all", "pgd", ("wb_pgd",)),
         lacking=RESTARTS,
     ),
-    "D12": Claim(lacking="needs scratch and transfer trained by either's recipe"),
+    "D12": Claim(lacking="needs scratch and transfer each trained by both recipes"),
     "D13": Claim(*differences("pgd-pgd-all", "nat-pgd-all", ("wb_pgd", "wb_fgsm"))),
     "D14": Claim(
         *differences("nat-pgd-all", "pgd", ("wb_pgd",)),
-        lacking="one recipe for scratch and one for transfer are in the records",
+        lacking="asks for the original recipes and for equal ones; a profile has one of them",
     ),
     "D15": Claim(
         *equivalences("pgd-pgd-all", "pgd", BB, 3),
