@@ -121,7 +121,7 @@ class Runner(Config):
             for config in (*wanted, how.surrogate):
                 evaluation.weights_of(self.store, config)
             self.train([*wanted, how.surrogate], weights=True)
-        if wanted := missing():
+            wanted = missing()  # a surrogate trained anew voids what was made with the old one
             print(f"evaluating {len(wanted)} networks on {how.test_size} test images", flush=True)
             evaluation.black_box_examples(self.store, how, self.data_dir, self.torch_device)
             work = partial(self._evaluate_one, how)
