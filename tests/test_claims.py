@@ -103,6 +103,7 @@ def test_what_is_below_half_without_attack_cannot_keep_half():
     judged = claims.judge(found.evidence, paper_b.groups(found))
     assert judged["M03"].verdict == UNTESTED
     assert "30.0 % of 40.0 % without attack" in claims.findings(judged, "M03")["ours"][0]
+    assert claims.ledger(judged).loc["M03", "held"] == "0 of 0"  # tests that can be made
 
 
 def test_controls_do_not_count_as_seeds(of_the_laptop):

@@ -1,9 +1,9 @@
-"""Gradient flow and movement of a transfer are measured once, and belong to its source."""
+"""Gradient flow and movement of a transfer are measured once, of its weights and its source's."""
 
 import pytest
 import torch
 
-from robust_transfer import flow, transfer
+from robust_transfer import flow, records, transfer
 from robust_transfer.training import initial_model, load_data
 
 CPU = torch.device("cpu")
@@ -40,4 +40,13 @@ def test_flow_is_taken_before_the_first_step_and_distance_after_the_last(trained
 def test_a_second_look_reads_what_is_stored(trained, moved, monkeypatch):
     first = flow.get_or_measure(trained, moved, "", CPU)
     monkeypatch.setattr(flow, "gradient_flow", None)
+    assert flow.get_or_measure(trained, moved, "", CPU).equals(first)
+
+
+@pytest.mark.parametrize("end", ["source", "weights"])
+def test_what_was_measured_of_other_weights_is_measured_anew(trained, moved, end):
+    first = flow.get_or_measure(trained, moved, "", CPU)
+    path = trained.folder(moved) / flow.NAME
+    content = trained.read_sealed(path)
+    records.write_sealed(path, content | {end: "other", "moved": dict.fromkeys(first.index, 0.0)})
     assert flow.get_or_measure(trained, moved, "", CPU).equals(first)

@@ -63,11 +63,18 @@ def test_settings_give_profile_and_absolute_paths():
 
 def test_settings_of_a_study_have_a_folder_of_their_own():
     given = parameters(paths.NOTEBOOKS / "10_study.ipynb")
-    study, runner = notebook.study_settings(given, "shown")
+    study, runner = notebook.study_settings(given)
     assert study.targets["glyphs10"].test_size == 80
     assert runner.published_dir == str(paths.PUBLISHED / "study-smoke")
     with pytest.raises(ValueError, match=r"^unknown parameter epsilon; known: .*epsilons.*shown"):
-        notebook.study_settings(given | {"In": ["# Parameters\nepsilon = 1\n"]}, "shown")
+        notebook.study_settings(given | {"In": ["# Parameters\nepsilon = 1\n"]})
+
+
+@pytest.mark.parametrize("shown", [[0.02], [0.01, 0.02], []])
+def test_a_study_shows_only_what_it_measures(shown):
+    given = parameters(paths.NOTEBOOKS / "10_study.ipynb") | {"shown": shown}
+    with pytest.raises(ValueError, match=r"^shown = \[.*\]: allowed are .* of epsilons, 0.0039"):
+        notebook.study_settings(given)
 
 
 def test_injected_unknown_parameter_is_named_with_the_known_ones():

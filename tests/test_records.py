@@ -1,6 +1,7 @@
 """A finished network is found, a damaged one named and computed anew, a published one kept."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -246,6 +247,13 @@ def test_epochs_done_counts_finished_and_interrupted_trainings(trained, family, 
     with pytest.raises(KeyboardInterrupt):
         store.get_or_train(config, "", CPU, interrupt)
     assert store.epochs_done(config) == 1
+
+
+def test_epochs_of_a_network_published_without_weights_are_counted_anew(trained, family, tmp_path):
+    config = family["baseline"]
+    shutil.copytree(trained.folder(config), Store(tmp_path).folder(config))
+    (Store(tmp_path).folder(config) / "weights.safetensors").unlink()
+    assert Store(tmp_path / "new", tmp_path).epochs_done(config) == 0
 
 
 def test_weights_of_an_unfinished_network_are_refused_by_name(trained, tiny):

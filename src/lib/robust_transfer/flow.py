@@ -35,8 +35,10 @@ def get_or_measure(
     Raises:
         FileNotFoundError: no weights of network or source, or no images.
     """
-    source = None if network.source is None else store.find(network.source)
-    expected = {"source": source and source.content["sha256"][records.WEIGHTS]}
+    expected = {
+        end: (found := config and store.find(config)) and found.content["sha256"][records.WEIGHTS]
+        for end, config in (("source", network.source), ("weights", network))
+    }
     if (content := store.read_beside(network, NAME, expected)) is None:
         state = store.state(network)
         begin = initial_model(network, store.state(network.source) if network.source else None)

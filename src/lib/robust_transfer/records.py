@@ -214,8 +214,8 @@ class Store:
         return model.eval().to(device)
 
     def epochs_done(self, config: TrainingConfig) -> int:
-        """Epochs trained so far: all of a finished network, else those of its checkpoint."""
-        if self.find(config) is not None:
+        """Epochs trained so far: all of a network with weights, else those of its checkpoint."""
+        if self.find(config, weights=True) is not None:
             return config.epochs
         return epochs_done(self.folder(config) / CHECKPOINT)
 

@@ -31,6 +31,8 @@ from robust_transfer.training import TrainingConfig, initial_model
 
 records.commit()  # asked now, of the files imported: they may change before a worker starts
 
+POLL_SECONDS = 5
+"""Between two looks at how far networks are; each is an output of a cell under papermill."""
 BYTES_PER_WEIGHT = 16
 """Disk that a network needs at most: weights, momenta and best state of a checkpoint, a record."""
 
@@ -229,7 +231,7 @@ class Runner(Config):
                     elif len(running) < workers and source not in {*waiting, *running.values()}:
                         running[pool.submit(work, waiting.pop(key))] = key
                 broken = False
-                for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                for future in wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done:
                     key = running.pop(future)
                     finished += units[key]
                     if (error := future.exception()) is not None:

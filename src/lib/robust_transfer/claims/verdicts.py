@@ -123,15 +123,16 @@ def ledger(judged: dict[str, Judgement]) -> pd.DataFrame:
     """One row a claim, by id.
 
     Returns:
-        ``group``, ``claim``, ``rule``, ``verdict``, ``held`` (rules that hold, of all), the first
-        ``effect`` with its interval ``low``, ``high`` in percentage points, ``n`` test images,
-        ``seeds``, ``caveat`` and the ids of its ``networks``.
+        ``group``, ``claim``, ``rule``, ``verdict``, ``held`` (rules that hold, of those that can be
+        tested here), the first ``effect`` with its interval ``low``, ``high`` in percentage points,
+        ``n`` test images, ``seeds``, ``caveat`` and the ids of its ``networks``.
     """
     table = []
     for name, claim in sorted(judged.items()):
         found = claim.findings
         first = next((f for f in found if f.effect is not None), None)
         networks = dict.fromkeys(cell.network for f in found for cell in f.cells)
+        outcomes = [f.outcome for f in found if f.outcome != UNTESTED]
         table.append(
             {
                 "id": name,
@@ -139,7 +140,7 @@ def ledger(judged: dict[str, Judgement]) -> pd.DataFrame:
                 "claim": claim.words["claim"],
                 "rule": claim.words["test"],
                 "verdict": claim.verdict,
-                "held": f"{sum(f.outcome == REPLICATES for f in found)} of {len(found)}",
+                "held": f"{outcomes.count(REPLICATES)} of {len(outcomes)}",
                 "effect": first.effect if first else None,
                 "low": first.low if first else None,
                 "high": first.high if first else None,
