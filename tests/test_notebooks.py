@@ -70,13 +70,6 @@ def test_settings_of_a_study_have_a_folder_of_their_own():
         notebook.study_settings(given | {"In": ["# Parameters\nepsilon = 1\n"]})
 
 
-@pytest.mark.parametrize("shown", [[0.02], [0.01, 0.02], []])
-def test_a_study_shows_only_what_it_measures(shown):
-    given = parameters(paths.NOTEBOOKS / "10_study.ipynb") | {"shown": shown}
-    with pytest.raises(ValueError, match=r"^shown = \[.*\]: allowed are .* of epsilons, 0.0039"):
-        notebook.study_settings(given)
-
-
 def test_injected_unknown_parameter_is_named_with_the_known_ones():
     cells = ["seed = 1", "# Parameters\nepsilom = 0.01\nimage = 2\n"]
     with pytest.raises(ValueError, match=r"^unknown parameter epsilom; known: .*epsilon.*image"):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import pytest
 import yaml
 from conftest import descendants, finish, start
 
 from robust_transfer import experiments, paths, pipeline
+from robust_transfer.__main__ import main
+from robust_transfer.records import Store
 
 TINY = {"profile": "tiny", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}
 TINY |= {"transfer_epochs": 1, "training_steps": 2, "evaluation_steps": 2, "batch_size": 32}
@@ -203,6 +207,34 @@ def test_missing_data_is_named_before_any_training(checkout):
     assert process.returncode == 1
     assert "data_dir = '': cifar100 needs the folder of its images" in output.splitlines()[0]
     assert not (checkout / "none").exists()
+
+
+def test_table_1_is_published_once_nothing_is_missing(tmp_path, monkeypatch):
+    store = Store(shutil.copytree(paths.PUBLISHED / "smoke", tmp_path / "results"))
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "published")
+    profile = experiments.read_profile(paths.PROFILES / "smoke.yaml")
+    table = paths.PUBLISHED / "smoke" / experiments.TABLE
+    missing = pipeline.publish(profile.model_copy(update={"further_seeds": (2,)}), store)
+    assert {"glyphs20-pgd, seed 2", "pgd, seed 2", "evaluation of pgd, seed 2"} < {*missing}
+    assert all("seed 2" in name for name in missing) and not table.exists()
+    (path,) = store.root.glob(f"pgd-s1-*/evaluation-{experiments.stronger(profile).hash}.json")
+    content = path.read_bytes()
+    path.unlink()
+    assert pipeline.publish(profile, store) == ["stronger attack on pgd"] and not table.exists()
+    path.write_bytes(content)
+    assert pipeline.publish(profile, store) == [] and table.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "study"),
+    [(["--published"], "laptop"), (["--published", "--profile", "paper"], "paper"), ([], "smoke"),
+     (["--profile", "fast"], "laptop")],
+)  # fmt: skip
+def test_only_a_study_asked_for_is_trained(arguments, study, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(pipeline, "run", lambda profile, study, where: chosen.append(study.stem))
+    monkeypatch.setattr(experiments, "published", lambda: "paper")
+    assert main(["run", *arguments]) == 0 and chosen == [study]
 
 
 def test_tidy_keeps_no_path_nor_time_of_this_machine_and_folds_parameters():

@@ -91,6 +91,12 @@ def test_study_files_are_complete_and_named(path):
     assert yaml.safe_load(path.read_text()).keys() == Study.model_fields.keys()
 
 
+@pytest.mark.parametrize("shown", [[0.02], [0.01, 0.02]])
+def test_only_what_is_measured_can_be_shown(shown):
+    with pytest.raises(ValueError, match=r"^shown = 0.02: allowed are epsilons, 0.00392157, "):
+        small(shown=shown)
+
+
 def test_the_papers_study_is_the_default():
     assert read_study(paths.STUDIES / "paper.yaml") == Study()
 

@@ -23,6 +23,7 @@ TINY = {
     "source_validation_size": 16,
     "source_epochs": 1,
     "epsilons": (0.02,),
+    "shown": (0.02,),
     "steps": 1,
     "deepfool_images": 0,
 }
@@ -98,7 +99,7 @@ def test_weights_that_are_missing_at_home_are_damage(study, run, tmp_path):
     assert not (store.folder(config) / RECORD).exists()
 
 
-def test_unfinished_repeats_are_named(study, run, tmp_path, monkeypatch):
+def test_unfinished_repeats_are_named_and_there_is_no_table(study, run, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "published")
     more = study.model_copy(update={"repeats": 3})
     missing = pipeline.publish_study(more, Store(run[0], tmp_path / "published" / "study-tiny"))

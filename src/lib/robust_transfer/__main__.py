@@ -8,22 +8,24 @@ import papermill
 
 from robust_transfer import experiments, paths, pipeline
 from robust_transfer.records import Store
-from robust_transfer.study import read_study
+from robust_transfer.study import published_study, read_study
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code, 1 with one line on a failure that has a reason."""
     options = _parser().parse_args(arguments)
     try:
-        chosen = options.profile or (experiments.published() if options.published else "smoke")
+        as_published = options.published and not options.profile  # nothing is trained
+        chosen = experiments.published() if as_published else options.profile or "smoke"
         profile = experiments.profile_path(chosen)
+        study = published_study() if as_published else _study_of(profile) or published_study()
         if options.command == "publish":
             _publish(profile, paths.resolve(options.results_dir))
             return 0
         where = {"results_dir": options.results_dir, "data_dir": options.data_dir}
         where |= {"device": options.device, "workers": options.workers}
         where["published_dir"] = "book/results" if options.published else ""
-        print(f"the book: {pipeline.run(profile, where)}")
+        print(f"the book: {pipeline.run(profile, study, where)}")
     except papermill.PapermillExecutionError as error:
         print(f"error: {error.ename}: {error.evalue}", file=sys.stderr)
         return 1
@@ -33,10 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _study_of(profile: Path) -> Path | None:
+    """The study of the same name as a profile; None if it has none, and is paper A's alone."""
+    own = paths.STUDIES / f"{profile.stem}.yaml"
+    return own if own.exists() else None
+
+
 def _publish(profile: Path, results_dir: str) -> None:
     """Publish what is finished of a profile, and of the study of the same name."""
     jobs = [(pipeline.publish, experiments.read_profile(profile))]
-    if (own := paths.STUDIES / f"{profile.stem}.yaml").exists():
+    if own := _study_of(profile):
         jobs.append((pipeline.publish_study, read_study(own)))
     for publish, what in jobs:
         target = paths.PUBLISHED / what.folder

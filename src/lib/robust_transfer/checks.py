@@ -39,7 +39,7 @@ def describe(config: type[BaseModel], error: ValidationError) -> str:
     """Put a validation error of ``config`` into one line."""
     complaints = []
     for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"]) or config.__name__
+        name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             known = ", ".join(sorted(config.model_fields))
             complaints.append(f"unknown parameter {name}; known: {known}")
@@ -47,7 +47,8 @@ def describe(config: type[BaseModel], error: ValidationError) -> str:
             complaints.append(f"{name} is required")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            complaints.append(f"{name} = {problem['input']!r}: {message}")
+            given = f"{name} = {problem['input']!r}: " if name else ""  # else the message names it
+            complaints.append(given + message)
     return "; ".join(complaints)
 
 

@@ -36,7 +36,7 @@ ROWS = (
 """Table 1 from top to bottom: each baseline, then the transfers printed below it."""
 
 TABLE = "table1.csv"
-"""Table 1 beside the records it was made of; it is there once all of them are."""
+"""Table 1 beside its records; it is there once everything is that the book shows of a profile."""
 
 HEADLINE = ("pgd", "pgd-nat-stage3", "nat-pgd-all", "pgd-pgd-stage3", "pgd-pgd-all")
 """The rows behind the paper's headline, which further seeds train again."""

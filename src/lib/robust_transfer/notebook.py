@@ -30,16 +30,9 @@ def settings(namespace: Mapping[str, object], *own: str) -> tuple[Profile, Runne
     return _settings(Profile, namespace, own)
 
 
-def study_settings(namespace: Mapping[str, object]) -> tuple[Study, Runner]:
-    """Validate the parameters of a notebook on paper B's experiment; see ``settings``.
-
-    Such a notebook has one parameter of its own, ``shown``: which of the epsilons its tables show.
-    """
-    study, runner = _settings(Study, namespace, ("shown",))
-    if not (shown := namespace["shown"]) or not {*shown} <= {*study.epsilons}:
-        allowed = ", ".join(f"{epsilon}" for epsilon in study.epsilons)
-        raise ValueError(f"shown = {shown}: allowed are one or more of epsilons, {allowed}")
-    return study, runner
+def study_settings(namespace: Mapping[str, object], *own: str) -> tuple[Study, Runner]:
+    """Validate the parameters of a notebook on paper B's experiment; see ``settings``."""
+    return _settings(Study, namespace, own)
 
 
 def _settings(

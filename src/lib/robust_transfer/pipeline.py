@@ -24,7 +24,7 @@ from robust_transfer import (
 from robust_transfer.evaluation import find
 from robust_transfer.notebook import INJECTED, settings, study_settings
 from robust_transfer.runner import Runner
-from robust_transfer.study import Study, cells, read_study
+from robust_transfer.study import STUDY_TABLE, Study, cells, read_study
 from robust_transfer.training import TrainingConfig, load_data
 
 EXPERIMENT = (
@@ -37,16 +37,17 @@ EXPERIMENT = (
 )
 """Run at the scale of the profile asked for."""
 STUDY = ("10_study", "11_forensics")
-"""Run at the scale of the study of the same name as the profile, or show the published one."""
+"""Run at the scale of a study."""
 DEMONSTRATIONS = ("00_threat_models", "05_explore", "06_speed", "08_seeing")
 """Run on the embedded images, which every reader has, or on none."""
 
 
-def run(profile: Path, where: dict[str, object]) -> Path:
+def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
     """Execute all notebooks in order and build the book.
 
     Args:
-        profile: papermill parameter file.
+        profile: papermill parameter file of paper A's notebooks.
+        study_file: of paper B's; another one than the profile's own only shows published records.
         where: parameters of ``runner.Runner`` for every notebook.
 
     Returns:
@@ -60,10 +61,14 @@ def run(profile: Path, where: dict[str, object]) -> Path:
         RuntimeError: the book does not build cleanly.
     """
     protocol = experiments.read_profile(profile)
-    chosen, where_study = study_of(profile, where)
+    where_study = where
+    if study_file.stem != profile.stem:
+        where_study = where | {"published_dir": "book/results"}
     shared = Runner().model_dump()
     _, runner = settings(protocol.model_dump() | shared | where)
-    second, study_runner = study_settings(read_study(chosen).model_dump() | shared | where_study)
+    second, study_runner = study_settings(
+        read_study(study_file).model_dump() | shared | where_study
+    )
     networks = experiments.grid(protocol) + experiments.again(protocol)
     needed = [network.config for network in networks]
     also = [config for cell in cells(second) for config in cell.configs]
@@ -72,20 +77,10 @@ def run(profile: Path, where: dict[str, object]) -> Path:
     smoke = paths.PROFILES / "smoke.yaml"
     parameters = {name: yaml.safe_load(profile.read_text()) | where for name in EXPERIMENT}
     parameters |= {name: yaml.safe_load(smoke.read_text()) | where for name in DEMONSTRATIONS}
-    parameters |= {name: yaml.safe_load(chosen.read_text()) | where_study for name in STUDY}
+    parameters |= {name: yaml.safe_load(study_file.read_text()) | where_study for name in STUDY}
     for name in sorted(parameters):
         execute(name, parameters[name])
     return build(protocol, runner.store, second, study_runner.store)
-
-
-def study_of(profile: Path, where: dict[str, object]) -> tuple[Path, dict[str, object]]:
-    """The study of the same name as a profile, and where it runs.
-
-    A profile without one, paper A's alone, gets the published study: its pages only show records.
-    """
-    if (own := paths.STUDIES / f"{profile.stem}.yaml").exists():
-        return own, where
-    return paths.STUDIES / "laptop.yaml", where | {"published_dir": "book/results"}
 
 
 def execute(name: str, parameters: dict[str, object]) -> None:
@@ -146,52 +141,60 @@ def build(
 def publish(profile: experiments.Profile, store: records.Store) -> list[str]:
     """Copy the finished records of a profile to ``book/results``.
 
-    Networks of further seeds, and their sources, go without weights. Once the rows of Table 1 are
-    finished, the table and its heatmap go with them.
+    Networks of further seeds, and their sources, go without weights. Table 1 and its heatmap go
+    with them once nothing that the book shows is missing.
 
     Returns:
         What is not finished yet.
     """
     target = paths.PUBLISHED / profile.folder
-    grid, how = experiments.grid(profile), experiments.evaluation(profile)
-    targets = experiments.rows(grid)
+    networks = experiments.grid(profile) + experiments.again(profile)
+    targets = experiments.rows(networks)
     missing = [
-        network.id for network in grid if not _copy(store, network.config, target, weights=True)
+        _named(network)
+        for network in networks
+        if not _copy(store, network.config, target, weights=not network.further)
     ]
-    evaluations = [find(store, network.config, how) for network in targets]
-    for network, evaluation in zip(targets, evaluations, strict=True):
-        if evaluation is None:
-            missing.append(f"evaluation of {network.id}")
-        _copy_evaluations(store, network.config, target)
-    if not missing:
-        ours, theirs = tables.results(targets, evaluations), tables.paper(targets)
-        ours.drop(columns="label").round(6).to_csv(target / experiments.TABLE)
-        blocks = tables.heatmap_blocks("4", theirs)
-        figures.heatmaps({profile.profile: ours, "paper": theirs}, blocks).savefig(
-            target / "figure4.png", dpi=100
-        )
-    for network in (again := experiments.again(profile)):
-        if not _copy(store, network.config, target, weights=False):
-            missing.append(f"{network.id}, seed {network.config.seed}")
-    for network in experiments.rows(again):
+    how, harder = experiments.evaluation(profile), experiments.stronger(profile)
+    for network in targets:
         if find(store, network.config, how) is None:
-            missing.append(f"evaluation of {network.id}, seed {network.config.seed}")
+            missing.append(f"evaluation of {_named(network)}")
         _copy_evaluations(store, network.config, target)
+    for network in experiments.to_attack_harder(targets):
+        if find(store, network.config, harder) is None:
+            missing.append(f"stronger attack on {_named(network)}")
+    if not missing:
+        _draw_table(profile, store, target)
     return missing
+
+
+def _named(network: experiments.Network) -> str:
+    return network.id + network.further * f", seed {network.config.seed}"
+
+
+def _draw_table(profile: experiments.Profile, store: records.Store, target: Path) -> None:
+    targets, how = experiments.rows(experiments.grid(profile)), experiments.evaluation(profile)
+    ours = tables.results(targets, [find(store, network.config, how) for network in targets])
+    theirs = tables.paper(targets)
+    ours.drop(columns="label").round(6).to_csv(target / experiments.TABLE)
+    figures.heatmaps(
+        {profile.profile: ours, "paper": theirs}, tables.heatmap_blocks("4", theirs)
+    ).savefig(target / "figure4.png", dpi=100)
 
 
 def publish_study(study: Study, store: records.Store) -> list[str]:
     """Copy the finished records of a study to ``book/results``, and all measurements as a table.
 
-    Fine-tuned networks are many; they go without weights, their sources with them.
+    Fine-tuned networks are many; they go without weights, their sources with them. The table goes
+    with them once nothing is missing.
 
     Returns:
         What is not finished yet.
     """
     target = paths.PUBLISHED / study.folder
-    missing, whole = [], []
-    for cell in cells(study):
-        measured = []
+    missing, table = [], cells(study)
+    measured: list[list[budgets.Budgets]] = [[] for _ in table]
+    for cell, repeated in zip(table, measured, strict=True):
         for config in cell.configs:
             found = budgets.find(store, config, cell.budgets)
             if config.source is not None:
@@ -199,15 +202,13 @@ def publish_study(study: Study, store: records.Store) -> list[str]:
             if found is None or not _copy(store, config, target, weights=False):
                 missing.append(f"{config.name}, seed {config.seed}")
                 continue
-            measured.append(found)
+            repeated.append(found)
             folder = target / records.folder_name(config)
             records.write_sealed(folder / budgets.file_name(cell.budgets), found.content)
             if (content := store.read_beside(config, flow.NAME, {})) is not None:
                 records.write_sealed(folder / flow.NAME, content)
-        if len(measured) == len(cell.configs):
-            whole.append((cell, measured))
-    if whole:
-        trials.tidy(*zip(*whole, strict=True)).round(6).to_csv(target / "study.csv", index=False)
+    if not missing:
+        trials.tidy(table, measured).round(6).to_csv(target / STUDY_TABLE, index=False)
     return missing
 
 

@@ -11,13 +11,19 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from robust_transfer import data, models
+from robust_transfer import data, models, paths
 from robust_transfer.attacks import PGD, ThreatModel
 from robust_transfer.budgets import EPSILONS, BudgetConfig
 from robust_transfer.checks import Config, one_of
 from robust_transfer.engine import Precision
 from robust_transfer.experiments import read_complete
 from robust_transfer.training import TrainingConfig
+
+SCALES = ("paper", "laptop")
+"""Studies of real images, from the paper's scale down."""
+
+STUDY_TABLE = "study.csv"
+"""All measurements of a study beside its records; it is there once they are."""
 
 Strategy = Literal["full_finetuning", "layer_freezing", "feature_extraction"]
 Technique = Literal["pretraining", "batch_norm", "augmentation"]
@@ -105,6 +111,7 @@ class Study(Config):
         training_epsilon, training_steps, training_step_ratio: the PGD of adversarial pre-training
             and augmentation; a step is that share of epsilon.
         epsilons, steps, step_ratio, deepfool_images: see ``budgets.BudgetConfig``.
+        shown: budgets in tables and figures, out of ``epsilons``.
         precision: of training; what is measured is always in fp32.
     """
 
@@ -148,6 +155,7 @@ class Study(Config):
     training_steps: int = Field(7, ge=1)
     training_step_ratio: float = Field(0.25, gt=0, le=1)
     epsilons: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(EPSILONS, min_length=1)
+    shown: tuple[float, ...] = Field((0.01, 8 / 255), min_length=1)
     steps: int = Field(10, ge=1)
     step_ratio: float = Field(0.25, gt=0, le=1)
     deepfool_images: int = Field(100, ge=0)
@@ -162,6 +170,14 @@ class Study(Config):
     def _every_target_has_sizes(self) -> Self:
         for task in self.tasks:
             one_of("tasks: data set without sizes in targets", task.split("/")[0], self.targets)
+        return self
+
+    @model_validator(mode="after")
+    def _shown_is_measured(self) -> Self:
+        for epsilon in self.shown:
+            if epsilon not in self.epsilons:
+                measured = ", ".join(f"{size:.6g}" for size in self.epsilons)
+                raise ValueError(f"shown = {epsilon:.6g}: allowed are epsilons, {measured}")
         return self
 
 
@@ -324,6 +340,12 @@ def select(table: list[Cell], ids: list[str]) -> list[Cell]:
     for wanted in ids:
         one_of("cells", wanted, [cell.id for cell in table])
     return [cell for cell in table if not ids or cell.id in ids]
+
+
+def published_study() -> Path:
+    """The study that the published book shows: of the largest scale that is whole."""
+    whole = (n for n in SCALES if (paths.PUBLISHED / f"study-{n}" / STUDY_TABLE).exists())
+    return paths.STUDIES / f"{next(whole)}.yaml"
 
 
 def read_study(path: Path | str) -> Study:
