@@ -229,7 +229,9 @@ def accuracies(ours: pd.DataFrame) -> pd.DataFrame:
     for column in COLUMNS:
         low, high = 100 * ours[f"{column}_low"], 100 * ours[f"{column}_high"]
         cells = zip(100 * ours[column], low, high, strict=True)
-        shown[column] = [f"{value:.1f} [{a:.1f}, {b:.1f}]" for value, a, b in cells]
+        shown[column] = [
+            f"{value:.1f} [{a:.1f},\N{NO-BREAK SPACE}{b:.1f}]" for value, a, b in cells
+        ]
     return pd.DataFrame(shown, index=ours["label"])
 
 
