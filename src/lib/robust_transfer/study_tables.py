@@ -123,43 +123,54 @@ def provenance(
 
 
 def table_1(rows: pd.DataFrame, table: Sequence[Cell], shown: Sequence[float]) -> pd.DataFrame:
-    """Table I: accuracy per task and strategy, ours at some epsilons beside the paper's.
+    """Table I: accuracy per task and strategy, ours at some epsilons below the paper's.
 
     Args:
         rows: of ``trials.tidy``.
         table: the cells.
         shown: which of the measured epsilons.
+
+    Returns:
+        A row per task and condition, a column per strategy; without the paper's rows where it has
+        no counterpart.
     """
-    lines = {}
+    lines: dict[tuple[str, str], dict[str, str]] = {}
     for cell in table:
         if cell.techniques:
             continue
         paper = paper_of(cell)
-        line = {("standard", "ours"): mean_sd(rows, cell.id, "natural", 0.0)}
-        line["standard", "paper"] = _percent(paper["standard"])
+        said = {"standard, paper": _percent(paper["standard"])}
+        said["standard, ours"] = mean_sd(rows, cell.id, "natural", 0.0)
         for attack in ("fgsm", "pgd"):
+            said[f"{attack.upper()}, paper, ε unstated"] = _percent(paper[attack])
             for epsilon in shown:
-                value = mean_sd(rows, cell.id, attack, epsilon)
-                line[attack.upper(), f"ours, ε = {epsilon_words(epsilon)}"] = value
-            line[attack.upper(), "paper, ε unstated"] = _percent(paper[attack])
-        lines[f"{cell.task}, {words(cell.strategy)}"] = line
-    return pd.DataFrame.from_dict(lines, "index")
+                name = f"{attack.upper()}, ours at ε = {epsilon_words(epsilon)}"
+                said[name] = mean_sd(rows, cell.id, attack, epsilon)
+        for condition, value in said.items():
+            if value:
+                lines.setdefault((cell.task, condition), {})[words(cell.strategy)] = value
+    return pd.DataFrame.from_dict(lines, "index").fillna("")
 
 
 def table_2(rows: pd.DataFrame, table: Sequence[Cell], shown: Sequence[float]) -> pd.DataFrame:
-    """Table II: PGD accuracy with layer freezing and one technique, ours beside the paper's."""
-    lines: dict[str, dict] = {}
+    """Table II: PGD accuracy with layer freezing and one technique, ours below the paper's.
+
+    Returns:
+        A row per task and budget, a column per technique.
+    """
+    lines: dict[tuple[str, str], dict[str, str]] = {}
     for cell in table:
         names = [name for name, chosen in TABLE_2.items() if chosen == cell.techniques]
         if cell.strategy != "layer_freezing" or not names:
             continue
-        column = words(names[0])
+        said = {"paper, ε unstated": _percent(paper_of(cell)["pgd"])}
         for epsilon in shown:
-            line = lines.setdefault(f"{cell.task}, ours at ε = {epsilon_words(epsilon)}", {})
-            line[column] = mean_sd(rows, cell.id, "pgd", epsilon)
-        line = lines.setdefault(f"{cell.task}, paper, ε unstated", {})
-        line[column] = _percent(paper_of(cell)["pgd"])
-    return pd.DataFrame.from_dict(lines, "index")
+            name = f"ours at ε = {epsilon_words(epsilon)}"
+            said[name] = mean_sd(rows, cell.id, "pgd", epsilon)
+        for condition, value in said.items():
+            if value:
+                lines.setdefault((cell.task, condition), {})[words(names[0])] = value
+    return pd.DataFrame.from_dict(lines, "index").fillna("")
 
 
 def all_cells(
@@ -225,13 +236,11 @@ def compared(
     attack: str,
     epsilon: float,
 ) -> pd.DataFrame:
-    """Paired t-tests for readers; see ``trials.compare``."""
-    labels = {cell.id: f"{cell.task}: {cell.label}" for cell in table}
+    """Paired t-tests of cells of one task, for readers; see ``trials.compare``."""
+    named = {cell.id: cell for cell in table}
     found = trials.compare(rows, pairs, attack, epsilon)
     return pd.DataFrame(
         {
-            "first": found["first"].map(labels),
-            "second": found["second"].map(labels),
             "difference [95 %]": [
                 intervals.with_interval(r.difference, r.low, r.high) for r in found.itertuples()
             ],
@@ -240,7 +249,12 @@ def compared(
             "p (Holm)": found["adjusted"].map(trials.p_words).where(found["sd"] > 0, "–"),
             "detectable": found["detectable"].map("{:.1f}".format).where(found["sd"] > 0, "–"),
         }
-    ).set_index("first")
+    ).set_axis(
+        [
+            f"{named[first].task}: {named[first].label} − {named[second].label}"
+            for first, second in zip(found["first"], found["second"], strict=True)
+        ]
+    )
 
 
 def strategy_pairs(table: Sequence[Cell]) -> list[tuple[str, str]]:
@@ -279,20 +293,22 @@ def _way_out(repeats: Sequence[Budgets], norm: str) -> np.ndarray:
 
 
 def medical(rows: pd.DataFrame, table: Sequence[Cell], shown: Sequence[float]) -> pd.DataFrame:
-    """AUROC and balanced accuracy beside accuracy, for tasks with two classes or many labels."""
-    conditions = [("natural", 0.0), *(("pgd", epsilon) for epsilon in shown)]
+    """AUROC and balanced accuracy beside accuracy, for tasks with two classes or many labels.
+
+    Returns:
+        A row per cell and condition, a column per measure.
+    """
+    conditions = {"natural": ("natural", 0.0)}
+    conditions |= {f"PGD, ε = {epsilon_words(size)}": ("pgd", size) for size in shown}
     lines = {}
     for cell in table:
         scored = rows[(rows["cell"] == cell.id) & rows["auroc"].notna()]
-        if scored.empty:
-            continue
-        line = {}
-        for attack, epsilon in conditions:
-            name = "natural" if attack == "natural" else f"PGD, ε = {epsilon_words(epsilon)}"
-            at = scored[(scored["attack"] == attack) & np.isclose(scored["epsilon"], epsilon)]
-            for metric in ("accuracy", "balanced_accuracy", "auroc"):
-                line[name, words(metric)] = with_sd(100 * at[metric])
-        lines[f"{cell.task}, {cell.label}"] = line
+        for condition, (attack, size) in conditions.items() if len(scored) else ():
+            at = scored[(scored["attack"] == attack) & np.isclose(scored["epsilon"], size)]
+            lines[f"{cell.task}, {cell.label}", condition] = {
+                words(metric): with_sd(100 * at[metric])
+                for metric in ("accuracy", "balanced_accuracy", "auroc")
+            }
     return pd.DataFrame.from_dict(lines, "index")
 
 

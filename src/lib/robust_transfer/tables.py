@@ -99,8 +99,9 @@ def html(table: pd.DataFrame, name: str = "table", data: pd.DataFrame | None = N
 
 def _wrapping(label: object) -> object:
     """A row's label that, if it is long, may break: the numbers beside it should be seen."""
-    long = isinstance(label, str) and len(re.sub("<.*?>", "", label)) > LONG
-    return f'<span class="words">{label}</span>' if long else label
+    if not isinstance(label, str) or len(re.sub("<.*?>", "", label)) <= LONG:
+        return label
+    return f'<span class="words">{re.sub("/(?=[a-z])(?![^<]*>)", "/<wbr>", label)}</span>'
 
 
 def scrolling(table: str) -> str:
