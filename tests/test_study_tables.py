@@ -110,7 +110,7 @@ def test_medical_measures_stand_beside_accuracy(rows, cells, measured):
     found = study_tables.medical(rows, cells, SHOWN)
     assert len(found) == 5 * 3 and all("chest" in name for name, _ in found.index)
     assert found.index[0][1] == "natural"
-    assert found.iloc[0]["accuracy"] == found.iloc[0]["auroc"] == pm(41.0, 1.0)
+    assert found.iloc[0]["accuracy"] == found.iloc[0]["AUROC"] == pm(41.0, 1.0)
     chest = measured[[cell.dataset for cell in cells].index("chest_xray8")][0]
     assert study_tables.majority(chest) == 50.0
 

@@ -241,7 +241,7 @@ def compared(
     found = trials.compare(rows, pairs, attack, epsilon)
     return pd.DataFrame(
         {
-            "difference [95 %]": [
+            "difference [95\N{NO-BREAK SPACE}%]": [
                 intervals.with_interval(r.difference, r.low, r.high) for r in found.itertuples()
             ],
             "sd": found["sd"].map("{:.2f}".format),
@@ -300,14 +300,14 @@ def medical(rows: pd.DataFrame, table: Sequence[Cell], shown: Sequence[float]) -
     """
     conditions = {"natural": ("natural", 0.0)}
     conditions |= {f"PGD, ε = {epsilon_words(size)}": ("pgd", size) for size in shown}
+    measures = {"accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "AUROC": "auroc"}
     lines = {}
     for cell in table:
         scored = rows[(rows["cell"] == cell.id) & rows["auroc"].notna()]
         for condition, (attack, size) in conditions.items() if len(scored) else ():
             at = scored[(scored["attack"] == attack) & np.isclose(scored["epsilon"], size)]
             lines[f"{cell.task}, {cell.label}", condition] = {
-                words(metric): with_sd(100 * at[metric])
-                for metric in ("accuracy", "balanced_accuracy", "auroc")
+                name: with_sd(100 * at[column]) for name, column in measures.items()
             }
     return pd.DataFrame.from_dict(lines, "index")
 
