@@ -18,13 +18,13 @@ def main(arguments: list[str] | None = None) -> int:
         as_published = options.published and not options.profile  # nothing is trained
         chosen = experiments.published() if as_published else options.profile or "smoke"
         profile = experiments.profile_path(chosen)
-        study = published_study() if as_published else _study_of(profile) or published_study()
         if options.command == "publish":
             _publish(profile, paths.resolve(options.results_dir))
             return 0
         where = {"results_dir": options.results_dir, "data_dir": options.data_dir}
         where |= {"device": options.device, "workers": options.workers}
         where["published_dir"] = "book/results" if options.published else ""
+        study = published_study() if as_published else _study_of(profile) or published_study()
         print(f"the book: {pipeline.run(profile, study, where)}")
     except papermill.PapermillExecutionError as error:
         print(f"error: {error.ename}: {error.evalue}", file=sys.stderr)

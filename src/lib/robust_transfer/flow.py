@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robust_transfer import records
+from robust_transfer.evaluation import weights_of
 from robust_transfer.training import TrainingConfig, initial_model, load_data
 from robust_transfer.transfer import gradient_flow
 
@@ -36,8 +37,8 @@ def get_or_measure(
         FileNotFoundError: no weights of network or source, or no images.
     """
     expected = {
-        end: (found := config and store.find(config)) and found.content["sha256"][records.WEIGHTS]
-        for end, config in (("source", network.source), ("weights", network))
+        "source": network.source and weights_of(store, network.source),
+        "weights": weights_of(store, network),
     }
     if (content := store.read_beside(network, NAME, expected)) is None:
         state = store.state(network)

@@ -21,7 +21,7 @@ from robust_transfer import (
     tables,
     trials,
 )
-from robust_transfer.evaluation import find
+from robust_transfer.evaluation import Evaluation, find
 from robust_transfer.notebook import INJECTED, settings, study_settings
 from robust_transfer.runner import Runner
 from robust_transfer.study import STUDY_TABLE, Study, cells, read_study
@@ -156,15 +156,17 @@ def publish(profile: experiments.Profile, store: records.Store) -> list[str]:
         if not _copy(store, network.config, target, weights=not network.further)
     ]
     how, harder = experiments.evaluation(profile), experiments.stronger(profile)
-    for network in targets:
-        if find(store, network.config, how) is None:
+    evaluations = [find(store, network.config, how) for network in targets]
+    for network, evaluation in zip(targets, evaluations, strict=True):
+        if evaluation is None:
             missing.append(f"evaluation of {_named(network)}")
         _copy_evaluations(store, network.config, target)
     for network in experiments.to_attack_harder(targets):
         if find(store, network.config, harder) is None:
             missing.append(f"stronger attack on {_named(network)}")
     if not missing:
-        _draw_table(profile, store, target)
+        own = [(n, e) for n, e in zip(targets, evaluations, strict=True) if not n.further]
+        _draw_table(profile.profile, *map(list, zip(*own, strict=True)), target)
     return missing
 
 
@@ -172,14 +174,14 @@ def _named(network: experiments.Network) -> str:
     return network.id + network.further * f", seed {network.config.seed}"
 
 
-def _draw_table(profile: experiments.Profile, store: records.Store, target: Path) -> None:
-    targets, how = experiments.rows(experiments.grid(profile)), experiments.evaluation(profile)
-    ours = tables.results(targets, [find(store, network.config, how) for network in targets])
-    theirs = tables.paper(targets)
+def _draw_table(
+    name: str, targets: list[experiments.Network], evaluations: list[Evaluation], target: Path
+) -> None:
+    ours, theirs = tables.results(targets, evaluations), tables.paper(targets)
     ours.drop(columns="label").round(6).to_csv(target / experiments.TABLE)
-    figures.heatmaps(
-        {profile.profile: ours, "paper": theirs}, tables.heatmap_blocks("4", theirs)
-    ).savefig(target / "figure4.png", dpi=100)
+    figures.heatmaps({name: ours, "paper": theirs}, tables.heatmap_blocks("4", theirs)).savefig(
+        target / "figure4.png", dpi=100
+    )
 
 
 def publish_study(study: Study, store: records.Store) -> list[str]:

@@ -146,9 +146,7 @@ def table_1(rows: pd.DataFrame, table: Sequence[Cell], shown: Sequence[float]) -
             for epsilon in shown:
                 name = f"{attack.upper()}, ours at ε = {epsilon_words(epsilon)}"
                 said[name] = mean_sd(rows, cell.id, attack, epsilon)
-        for condition, value in said.items():
-            if value:
-                lines.setdefault((cell.task, condition), {})[words(cell.strategy)] = value
+        _enter(lines, cell.task, words(cell.strategy), said)
     return pd.DataFrame.from_dict(lines, "index").fillna("")
 
 
@@ -167,10 +165,17 @@ def table_2(rows: pd.DataFrame, table: Sequence[Cell], shown: Sequence[float]) -
         for epsilon in shown:
             name = f"ours at ε = {epsilon_words(epsilon)}"
             said[name] = mean_sd(rows, cell.id, "pgd", epsilon)
-        for condition, value in said.items():
-            if value:
-                lines.setdefault((cell.task, condition), {})[words(names[0])] = value
+        _enter(lines, cell.task, words(names[0]), said)
     return pd.DataFrame.from_dict(lines, "index").fillna("")
+
+
+def _enter(
+    lines: dict[tuple[str, str], dict[str, str]], task: str, column: str, said: dict[str, str]
+) -> None:
+    """Put what a cell says under each condition into its column; nothing makes no row."""
+    for condition, value in said.items():
+        if value:
+            lines.setdefault((task, condition), {})[column] = value
 
 
 def all_cells(
