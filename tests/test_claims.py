@@ -85,6 +85,13 @@ def test_the_second_papers_own_numbers_give_its_claims_where_they_can(of_paper_b
     assert [found.outcome for found in of_paper_b["M11"].findings][1:] == [REPLICATES] * 2
 
 
+def test_pretraining_is_judged_in_every_strategy(of_paper_b):
+    pairs = {(rule.first, rule.second) for rule in of_paper_b["M04"].claim.rules[1:]}
+    strategies = ("full_finetuning", "layer_freezing", "feature_extraction")
+    factorial = {(f"cifar10-resnet20-{s}-pretraining", f"cifar10-resnet20-{s}") for s in strategies}
+    assert factorial < pairs and len(pairs) == 3 + 2  # the tables freeze layers
+
+
 def test_a_study_that_lacks_the_cells_says_so():
     few = study({"cifar10/resnet20": "architecture"})
     cells = study_cells(few)

@@ -125,7 +125,8 @@ def _tested(
         positive = (tests["adjusted"] < ALPHA) & (tests["difference"] > 0)
         task_of = {cell.id: cell.task for cell in found.cells}
         text = ", ".join(
-            f"{task_of[row.first]} {signed(row.difference)} (p = {row.adjusted:.2f})"
+            f"{task_of[row.first]} {with_interval(row.difference, row.low, row.high)} "
+            f"(p = {row.adjusted:.2f})"
             for row in tests.itertuples()
         )
         both = [*tests["first"], *tests["second"]]
@@ -186,18 +187,15 @@ def _techniques(found: Gathered) -> dict[str, Claim]:
     at_high = HIGH in found.shown
     both = [task for task in robust if task in augmented and at_high]
     cost = [task for task in found.on("CIFAR-10") if task in robust and task in base and at_high]
+    pretrained = _with_and_without(found, "pretraining")
     frozen = [
-        Difference(frozen_cell, plain, high, 0.0)
-        for strategy in STRATEGIES
-        for others in ((), ("pretraining",))
-        for task, frozen_cell in found.named(strategy, *others, "batch_norm").items()
-        for plain in [found.named(strategy, *others).get(task)]
-        if plain and at_high
+        *_with_and_without(found, "batch_norm"),
+        *_with_and_without(found, "batch_norm", "pretraining"),
     ]
     return {
         "M04": Claim(
             Check("gain under PGD in the printed tables reaches 25 %", pretraining),
-            *(Difference(robust[task], base[task], high) for task in robust if at_high),
+            *(Difference(*pair, high) for pair in pretrained if at_high),
             lacking=ONE_SOURCE,
         ),
         "M05": _claim(
@@ -206,7 +204,10 @@ def _techniques(found: Gathered) -> dict[str, Claim]:
         "M06": _claim(
             *(Difference(augmented[t], base[t], high, 4.0) for t in augmented if at_high)
         ),
-        "M07": _claim(*frozen, lacking="input-gradient norms were not measured"),
+        "M07": _claim(
+            *(Difference(*pair, high, 0.0) for pair in frozen if at_high),
+            lacking="input-gradient norms were not measured",
+        ),
         "M08": _claim(*_spread(found)),
         "M12": _claim(
             *(Difference(base[task], robust[task], NATURAL, 1.2) for task in cost),
@@ -214,6 +215,16 @@ def _techniques(found: Gathered) -> dict[str, Claim]:
             lacking=f"the test has no upper end, so a larger cost passes too; {ONE_SOURCE}",
         ),
     }
+
+
+def _with_and_without(found: Gathered, technique: str, *others: str) -> list[tuple[str, str]]:
+    """Cells with a technique, each with the one that lacks nothing but it, in every strategy."""
+    return [
+        (cell, plain)
+        for strategy in STRATEGIES
+        for task, cell in found.named(strategy, technique, *others).items()
+        if (plain := found.named(strategy, *others).get(task))
+    ]
 
 
 def _spread(found: Gathered) -> list[Check]:
