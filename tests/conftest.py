@@ -1,5 +1,6 @@
 """What tests share: tiny networks that really train, and a checkout that makes its own book."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,13 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
-from robust_transfer import embedded, paths
+from robust_transfer import embedded, paths, records
 from robust_transfer.attacks import PGD
+from robust_transfer.checkpoints import write_atomically
 from robust_transfer.evaluation import EvaluationConfig
 from robust_transfer.models import build
-from robust_transfer.records import Store
+from robust_transfer.records import RECORD, WEIGHTS, Store, write_sealed
 from robust_transfer.training import TrainingConfig
 
 CPU = torch.device("cpu")
@@ -104,6 +107,24 @@ def smoke(checkout) -> Path:
     """The checkout after the whole way in the profile smoke."""
     finish(start(checkout, "run", "--profile", "smoke", "--results-dir", "fresh"))
     return checkout
+
+
+def reweigh(store: Store, config: TrainingConfig) -> None:
+    """Give a finished network other weights, as if it had been trained on another machine."""
+    folder = store.folder(config)
+    state = safetensors.torch.load_file(folder / WEIGHTS)
+    state["head.weight"] += 1
+    write_atomically(folder / WEIGHTS, safetensors.torch.save(state))
+    content = store.read_sealed(folder / RECORD)
+    content["sha256"][WEIGHTS] = records.sha256(folder / WEIGHTS)
+    write_sealed(folder / RECORD, content)
+
+
+def alter(path: Path, **fields) -> None:
+    """Make a sealed record say something else."""
+    content = json.loads(path.read_text())
+    content.pop("seal")
+    write_sealed(path, content | fields)
 
 
 def start(checkout: Path, *arguments: str) -> subprocess.Popen:

@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from robust_transfer import engine
 from robust_transfer.attacks import PGD
 from robust_transfer.checkpoints import (
     Progress,
@@ -111,6 +112,23 @@ def test_a_full_disk_is_said_in_one_line_and_costs_one_epoch(uninterrupted, tmp_
     assert epochs_done(folder / "checkpoint.safetensors") == 3
     store.get_or_train(config, "", torch.device("cpu"))
     assert_same_network(config, store, expected)
+
+
+def test_a_training_goes_on_with_the_threads_it_began_with(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "cores", lambda: 2)
+    store, config, seen = Store(tmp_path), tiny(), []
+
+    def interrupt(row):
+        raise KeyboardInterrupt
+
+    with engine.on_threads(2), pytest.raises(KeyboardInterrupt):
+        store.get_or_train(config, "", torch.device("cpu"), interrupt)
+    assert torch.get_num_threads() == 1
+    record = store.get_or_train(
+        config, "", torch.device("cpu"), lambda row: seen.append(torch.get_num_threads())
+    )
+    assert seen == [2] and record.content["provenance"]["threads"] == 2
+    assert torch.get_num_threads() == 1
 
 
 def test_writing_makes_folders_and_a_readable_file_and_leaves_nothing_else(tmp_path):

@@ -16,7 +16,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from conftest import descendants, finish, start
+from conftest import descendants, finish, reweigh, start
 
 from robust_transfer import experiments, paths, pipeline
 from robust_transfer.__main__ import main
@@ -217,12 +217,27 @@ def test_table_1_is_published_once_nothing_is_missing(tmp_path, monkeypatch):
     missing = pipeline.publish(profile.model_copy(update={"further_seeds": (2,)}), store)
     assert {"glyphs20-pgd, seed 2", "pgd, seed 2", "evaluation of pgd, seed 2"} < {*missing}
     assert all("seed 2" in name for name in missing) and not table.exists()
-    (path,) = store.root.glob(f"pgd-s1-*/evaluation-{experiments.stronger(profile).hash}.json")
-    content = path.read_bytes()
-    path.unlink()
+    name = f"pgd-s1-*/evaluation-{experiments.stronger(profile).hash}.json"
+    (own,), (published,) = store.root.glob(name), table.parent.glob(name)
+    published.unlink()
+    away = own.rename(tmp_path / own.name)
     assert pipeline.publish(profile, store) == ["stronger attack on pgd"] and not table.exists()
-    path.write_bytes(content)
+    away.rename(own)
     assert pipeline.publish(profile, store) == [] and table.exists()
+
+
+def test_a_source_trained_anew_does_not_take_the_place_of_what_transfers_started_from(
+    tmp_path, monkeypatch
+):
+    target = shutil.copytree(paths.PUBLISHED / "smoke", tmp_path / "published" / "smoke")
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "published")
+    profile = experiments.read_profile(paths.PROFILES / "smoke.yaml")
+    store = Store(tmp_path / "mine", target)
+    (source,) = [n.config for n in experiments.grid(profile) if n.id == "glyphs20-pgd"]
+    shutil.copytree(store.find(source).folder, store.folder(source))
+    reweigh(store, source)
+    assert pipeline.publish(profile, store) == []
+    assert Store(tmp_path / "none", target).find(source).content != store.find(source).content
 
 
 @pytest.mark.parametrize(

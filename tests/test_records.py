@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import safetensors.torch
 import torch
+from conftest import reweigh
 
 from robust_transfer import records
-from robust_transfer.checkpoints import published, write_atomically
+from robust_transfer.checkpoints import published
 from robust_transfer.records import HISTORY, RECORD, WEIGHTS, Store, write_sealed
 from robust_transfer.training import load_data, train
 
@@ -28,17 +29,6 @@ def snapshot(folder):
 
 def forbid(row):
     raise AssertionError("trained again")
-
-
-def reweigh(store, config):
-    """Give a finished network other weights, as if it had been trained on another machine."""
-    folder = store.folder(config)
-    state = safetensors.torch.load_file(folder / WEIGHTS)
-    state["head.weight"] += 1
-    write_atomically(folder / WEIGHTS, safetensors.torch.save(state))
-    content = store.read_sealed(folder / RECORD)
-    content["sha256"][WEIGHTS] = records.sha256(folder / WEIGHTS)
-    write_sealed(folder / RECORD, content)
 
 
 def test_a_finished_network_is_not_trained_again(trained, family):

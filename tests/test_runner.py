@@ -1,5 +1,6 @@
 """Missing networks are trained side by side, sources first, and a failure costs only its own."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import time
 
 import pytest
 import torch
-from conftest import descendants
+from conftest import alter, descendants, reweigh
 
 from robust_transfer import runner as runner_module
 from robust_transfer.attacks import PGD
@@ -81,16 +82,19 @@ def test_a_failure_is_named_with_what_needs_it_and_costs_nothing_else(
 
 
 def end_if_wild(config):
+    time.sleep(0.5)  # the others are under way
     if config.name == "wild":
         os._exit(1)
 
 
-def test_a_worker_that_dies_is_named_and_the_others_go_on(tiny, tmp_path, capsys):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_is_named_and_the_others_go_on(tiny, tmp_path, capsys, workers):
     configs = [tiny(name=name) for name in ("wild", "calm", "still")]
-    runner = Runner(results_dir=str(tmp_path), device="cpu", workers=1)
-    with pytest.raises(RuntimeError, match=r"^1 of 3 networks failed: wild: .*terminated abruptly"):
+    configs.append(tiny(name="heir", source=configs[1], strategy="head"))
+    runner = Runner(results_dir=str(tmp_path), device="cpu", workers=workers)
+    with pytest.raises(RuntimeError, match=r"^1 of 4 networks failed: wild: .*terminated abruptly"):
         runner._run(end_if_wild, configs, dict.fromkeys([c.hash for c in configs], 1), "network")
-    assert "3/3" in capsys.readouterr().out
+    assert "4/4" in capsys.readouterr().out
 
 
 def test_networks_are_evaluated_once_in_the_order_asked_for(
@@ -139,6 +143,46 @@ def test_a_source_without_weights_is_announced_with_what_starts_from_it(
     (runner.store.find(family["source"]).folder / "weights.safetensors").unlink()
     other = tiny(name="other", source=family["source"], strategy="all")
     assert runner.missing([family["transfer"], other]) == [family["source"], other]
+
+
+def test_a_source_trained_anew_does_not_void_what_was_published(finished, family, tmp_path):
+    source, transfer = family["source"], family["transfer"]
+    runner = Runner(
+        results_dir=str(tmp_path / "mine"), published_dir=str(finished), device="cpu", workers=1
+    )
+    folder = shutil.copytree(runner.store.find(source).folder, runner.store.folder(source))
+    reweigh(runner.store, source)
+    assert runner.store.find(source).folder == folder
+    assert runner.missing(list(family.values())) == []
+    assert {record.folder.parent for record in runner.store.lineage(transfer)} == {finished}
+    assert_same(runner.store.state(transfer), two_workers(finished).store.state(transfer))
+
+
+def test_what_another_surrogate_voids_is_trained_too_where_it_has_no_weights(
+    finished, family, how, tmp_path
+):
+    published = shutil.copytree(finished, tmp_path / "published")
+    wanted = [family["baseline"], family["transfer"]]
+    two_workers(published).evaluate(wanted, how)
+    runner = Runner(
+        results_dir=str(tmp_path / "mine"), published_dir=str(published), device="cpu", workers=2
+    )
+    baseline, transfer, surrogate = (
+        runner.store.find(config).folder for config in (*wanted, family["surrogate"])
+    )
+    history = json.loads((surrogate / "record.json").read_text())["sha256"]["history.csv"]
+    another = {"weights.safetensors": 64 * "0", "history.csv": history}
+    alter(surrogate / "record.json", sha256=another)  # as if another machine had come to it
+    alter(transfer / f"evaluation-{how.hash}.json", surrogate=64 * "0")
+    (baseline / f"evaluation-{how.hash}.json").unlink()
+    for folder in (baseline, transfer, surrogate):
+        (folder / "weights.safetensors").unlink()
+    runner.evaluate(wanted[1:], how)
+    assert not (tmp_path / "mine").exists()
+    evaluations = runner.evaluate(wanted, how)
+    (made,) = {evaluation.content["surrogate"] for evaluation in evaluations}
+    assert made == runner.store.find(family["surrogate"]).content["sha256"]["weights.safetensors"]
+    assert made != 64 * "0"
 
 
 def test_an_unfinished_network_cannot_be_evaluated(finished, family, tiny, how):

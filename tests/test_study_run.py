@@ -4,6 +4,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from conftest import alter
 
 from robust_transfer import paths, pipeline
 from robust_transfer.records import RECORD, WEIGHTS, Store
@@ -88,6 +89,13 @@ def test_what_lacks_weights_is_trained_anew_where_they_are_needed(study, publish
     assert ("pgd", 0.04) in found[0][0].outputs
     trained = {path.parent.name for path in (tmp_path / "mine").glob(f"*/{WEIGHTS}")}
     assert len(trained) == 2 and all("glyphs10" in name for name in trained)
+
+
+def test_repeats_on_different_test_images_are_refused(study, run, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "copy")
+    alter(next(folder.glob("*/budgets-*.json")), data=64 * "0")
+    with pytest.raises(ValueError, match=r"different test images, with fingerprints 000000000000"):
+        runner(folder).measure(cells(study))
 
 
 def test_weights_that_are_missing_at_home_are_damage(study, run, tmp_path):

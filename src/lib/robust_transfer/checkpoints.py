@@ -73,6 +73,7 @@ def save_checkpoint(
         tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
     tensors = {k: v.to("cpu").contiguous() for k, v in tensors.items()}
     metadata = {"identity": identity, "progress": json.dumps(asdict(progress))}
+    metadata["threads"] = str(torch.get_num_threads())
     write_atomically(path, safetensors.torch.save(tensors, metadata))
 
 
@@ -118,11 +119,21 @@ def _slots(
 
 def epochs_done(path: Path) -> int:
     """Number of epochs in a checkpoint; 0 where none can be read."""
+    progress = _metadata(path).get("progress")
+    return len(json.loads(progress)["history"]) if progress else 0
+
+
+def threads(path: Path) -> int:
+    """Number of threads that a checkpoint was computed with; 0 where none can be read."""
+    return int(_metadata(path).get("threads", 0))
+
+
+def _metadata(path: Path) -> dict[str, str]:
     try:
         with safetensors.safe_open(path, "pt") as file:
-            return len(json.loads(file.metadata()["progress"])["history"])
-    except (OSError, safetensors.SafetensorError, TypeError, KeyError, ValueError):
-        return 0
+            return file.metadata() or {}
+    except (OSError, safetensors.SafetensorError):
+        return {}
 
 
 def set_aside(path: Path, reason: str) -> None:

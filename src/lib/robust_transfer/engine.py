@@ -10,7 +10,8 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -45,6 +46,17 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Compute with so many threads, as far as there are cores; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(count, cores()) if count else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_memory() -> None:

@@ -36,13 +36,12 @@ def get_or_measure(
     Raises:
         FileNotFoundError: no weights of network or source, or no images.
     """
-    expected = {
-        "source": network.source and weights_of(store, network.source),
-        "weights": weights_of(store, network),
-    }
+    weights = weights_of(store, network)
+    expected = {"source": store.find(network).content["source"], "weights": weights}
     if (content := store.read_beside(network, NAME, expected)) is None:
         state = store.state(network)
-        begin = initial_model(network, store.state(network.source) if network.source else None)
+        *source, _ = store.lineage(network, weights=True)
+        begin = initial_model(network, records.merged(source) if source else None)
         before = {name: p.detach().clone() for name, p in begin.named_parameters()}
         images, _ = load_data(network, data_dir)
         pixels, labels = next(images.first(IMAGES).to(device).batches(IMAGES))

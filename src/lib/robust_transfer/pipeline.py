@@ -148,21 +148,22 @@ def publish(profile: experiments.Profile, store: records.Store) -> list[str]:
         What is not finished yet.
     """
     target = paths.PUBLISHED / profile.folder
+    there = records.Store(target / "none", target)  # what is published, by itself
     networks = experiments.grid(profile) + experiments.again(profile)
     targets = experiments.rows(networks)
-    missing = [
-        _named(network)
-        for network in networks
-        if not _copy(store, network.config, target, weights=not network.further)
-    ]
+    for network in sorted(networks, key=lambda network: network.role == "source"):
+        if network.role == "source" and there.find(network.config) is not None:
+            continue  # what transfers started from; one trained anew since would void them
+        _copy(store.lineage(network.config), target, weights=not network.further)
+        _copy_evaluations(store, network.config, target)
+    missing = [_named(network) for network in networks if there.find(network.config) is None]
     how, harder = experiments.evaluation(profile), experiments.stronger(profile)
-    evaluations = [find(store, network.config, how) for network in targets]
+    evaluations = [find(there, network.config, how) for network in targets]
     for network, evaluation in zip(targets, evaluations, strict=True):
         if evaluation is None:
             missing.append(f"evaluation of {_named(network)}")
-        _copy_evaluations(store, network.config, target)
     for network in experiments.to_attack_harder(targets):
-        if find(store, network.config, harder) is None:
+        if find(there, network.config, harder) is None:
             missing.append(f"stronger attack on {_named(network)}")
     if not missing:
         own = [(n, e) for n, e in zip(targets, evaluations, strict=True) if not n.further]
@@ -199,12 +200,13 @@ def publish_study(study: Study, store: records.Store) -> list[str]:
     for cell, repeated in zip(table, measured, strict=True):
         for config in cell.configs:
             found = budgets.find(store, config, cell.budgets)
-            if config.source is not None:
-                _copy(store, config.source, target, weights=True)
-            if found is None or not _copy(store, config, target, weights=False):
+            if found is None:
                 missing.append(f"{config.name}, seed {config.seed}")
                 continue
             repeated.append(found)
+            *sources, own = store.lineage(config)
+            _copy(sources, target, weights=True)
+            _copy([own], target, weights=False)
             folder = target / records.folder_name(config)
             records.write_sealed(folder / budgets.file_name(cell.budgets), found.content)
             if (content := store.read_beside(config, flow.NAME, {})) is not None:
@@ -219,15 +221,13 @@ def _copy_evaluations(store: records.Store, config: TrainingConfig, target: Path
         records.write_sealed(target / records.folder_name(config) / name, content)
 
 
-def _copy(
-    store: records.Store, config: TrainingConfig, target: Path, weights: bool
-) -> records.Record | None:
-    """Copy the record of a network, if it is finished, and return it."""
-    record = store.find(config)
-    if record is not None and record.folder.parent != target:
+def _copy(found: list[records.Record], target: Path, weights: bool) -> None:
+    """Copy records to where others are published, if they are not from there."""
+    for record in found:
+        if record.folder.parent == target:
+            continue
         folder = target / record.folder.name
         folder.mkdir(parents=True, exist_ok=True)
         for name in (records.RECORD, *record.content["sha256"]):
             if weights or name != records.WEIGHTS:
                 shutil.copyfile(record.folder / name, folder / name)
-    return record

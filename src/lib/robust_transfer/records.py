@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -26,8 +26,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from robust_transfer import data, models
-from robust_transfer.checkpoints import epochs_done, published, set_aside, write_atomically
+from robust_transfer import data, engine, models
+from robust_transfer.checkpoints import (
+    epochs_done,
+    published,
+    set_aside,
+    threads,
+    write_atomically,
+)
 from robust_transfer.training import TrainingConfig, load_data, train
 
 RECORD, HISTORY, WEIGHTS = "record.json", "history.csv", "weights.safetensors"
@@ -70,14 +76,34 @@ class Store:
             config: the network.
             weights: pass over a record that was published for its numbers alone.
         """
+        return next(self._find(config, weights), None)
+
+    def lineage(self, config: TrainingConfig, weights: bool = False) -> list[Record]:
+        """The finished record of ``config`` after those of what it was trained from; or []."""
+        record = self.find(config, weights)
+        return self._lineage(config, record, weights) if record else []
+
+    def _lineage(self, config: TrainingConfig, record: Record, weights: bool) -> list[Record]:
+        if config.source is None:
+            return [record]
+        source = self._source(config, record.content, weights)
+        return [*self._lineage(config.source, source, weights), record]
+
+    def _find(self, config: TrainingConfig, weights: bool) -> Iterator[Record]:
         for layer in self.layers:
             folder = layer / folder_name(config)
             content = self.read_sealed(folder / RECORD)
             if content is None or (weights and not (folder / WEIGHTS).exists()):
                 continue
-            if self._whole(folder, content, config):
-                return Record(folder, content)
-        return None
+            if not self._whole(folder, content, config):
+                continue
+            if config.source is None or self._source(config, content, weights) is not None:
+                yield Record(folder, content)
+
+    def _source(self, config: TrainingConfig, content: dict, weights: bool) -> Record | None:
+        """The source that a transfer's record names; one trained anew may lie above it."""
+        sources = self._find(config.source, weights)
+        return next((s for s in sources if s.content["sha256"][WEIGHTS] == content["source"]), None)
 
     def _whole(self, folder: Path, content: dict, config: TrainingConfig) -> bool:
         if TrainingConfig(**content["config"]) != config:
@@ -93,9 +119,6 @@ class Store:
             if sha256(path) != checksum:
                 self._reject(path, "its checksum is not the one in the record")
                 return False
-        if config.source is not None:
-            source = self.find(config.source)
-            return source is not None and source.content["sha256"][WEIGHTS] == content["source"]
         return True
 
     def read_sealed(self, path: Path) -> dict | None:
@@ -166,8 +189,9 @@ class Store:
             if (record := self.find(config, weights=True)) is None:
                 images = load_data(config, data_dir)
                 checkpoint = folder / CHECKPOINT
-                best, progress = train(config, images, device, checkpoint, source_state, on_epoch)
-                self._finish(config, best, progress, images, device, source_state)
+                with engine.on_threads(threads(checkpoint)):  # other sums would round otherwise
+                    done = train(config, images, device, checkpoint, source_state, on_epoch)
+                    self._finish(config, *done, images, device, source_state)
                 checkpoint.unlink(missing_ok=True)
                 record = self.find(config)
         return record
@@ -183,7 +207,7 @@ class Store:
         history = pd.DataFrame(progress.history)
         write_atomically(folder / HISTORY, history.to_csv(index=False).encode())
         selected = progress.history[progress.best_epoch]
-        source = self.find(config.source) if config.source else None
+        source = self.find(config.source, weights=True) if config.source else None
         content = {
             "hash": config.hash,
             "config": config.model_dump(mode="json"),
@@ -199,13 +223,11 @@ class Store:
 
     def state(self, config: TrainingConfig) -> dict[str, Tensor]:
         """The published weights of a finished network, float32, on the CPU."""
-        record = self.find(config, weights=True)
-        if record is None:
+        lineage = self.lineage(config, weights=True)
+        if not lineage:
             where = self.folder(config)
             raise FileNotFoundError(f"{where}: no finished record of {config.name} with weights")
-        state = self.state(config.source) if config.source is not None else {}
-        state |= safetensors.torch.load_file(record.folder / WEIGHTS)
-        return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        return merged(lineage)
 
     def model(self, config: TrainingConfig, device: torch.device | str = "cpu") -> nn.Module:
         """The finished network in eval mode, with its published weights."""
@@ -218,6 +240,14 @@ class Store:
         if self.find(config, weights=True) is not None:
             return config.epochs
         return epochs_done(self.folder(config) / CHECKPOINT)
+
+
+def merged(lineage: list[Record]) -> dict[str, Tensor]:
+    """Published weights, float32: of each record what it stores, over those before it."""
+    state = {}
+    for record in lineage:
+        state |= safetensors.torch.load_file(record.folder / WEIGHTS)
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
 def folder_name(config: TrainingConfig) -> str:

@@ -122,8 +122,7 @@ class Runner(Config):
         if wanted := missing():
             for config in (*wanted, how.surrogate):
                 evaluation.weights_of(self.store, config)
-            self.train([*wanted, how.surrogate], weights=True)
-            wanted = missing()  # a surrogate trained anew voids what was made with the old one
+        if wanted := self._with_weights(missing, how.surrogate):
             print(f"evaluating {len(wanted)} networks on {how.test_size} test images", flush=True)
             evaluation.black_box_examples(self.store, how, self.data_dir, self.torch_device)
             work = partial(self._evaluate_one, how)
@@ -142,23 +141,37 @@ class Runner(Config):
 
         Raises:
             RuntimeError: some networks failed; what is finished stays.
+            ValueError: stored measurements of a task are of other test images than the others.
         """
-        wanted = {config.hash: (config, cell.budgets) for cell in table for config in cell.configs}
-        missing = {
-            config.hash: config
-            for config, how in wanted.values()
-            if budgets.find(self.store, config, how) is None
-        }
-        if missing:
-            self.train(list(missing.values()), weights=True)
-            print(f"measuring {len(missing)} networks", flush=True)
-            hows = {key: wanted[key][1] for key in missing}
+        hows = {config.hash: cell.budgets for cell in table for config in cell.configs}
+        configs = {config.hash: config for cell in table for config in cell.configs}
+
+        def missing() -> list[TrainingConfig]:
+            absent = (k for k in hows if budgets.find(self.store, configs[k], hows[k]) is None)
+            return [configs[key] for key in absent]
+
+        if wanted := self._with_weights(missing):
+            print(f"measuring {len(wanted)} networks", flush=True)
             work = partial(self._measure_one, hows)
-            self._run(work, list(missing.values()), dict.fromkeys(missing, 1), "network")
-        return [
+            self._run(work, wanted, {c.hash: 1 for c in wanted}, "network")
+        found = [
             [budgets.find(self.store, config, cell.budgets) for config in cell.configs]
             for cell in table
         ]
+        for how in {cell.budgets for cell in table}:
+            same = [row for cell, row in zip(table, found, strict=True) if cell.budgets == how]
+            evaluation.same_images(budget for row in same for budget in row)
+        return found
+
+    def _with_weights(
+        self, missing: Callable[[], list[TrainingConfig]], *also: TrainingConfig
+    ) -> list[TrainingConfig]:
+        """What is ``missing``, all of it trained; a source or surrogate trained anew adds to it."""
+        wanted = missing()
+        while wanted and self.missing([*wanted, *also], weights=True):
+            self.train([*wanted, *also], weights=True)
+            wanted = missing()
+        return wanted
 
     def _measure_one(self, hows: dict[str, budgets.BudgetConfig], config: TrainingConfig) -> None:
         how = hows[config.hash]
@@ -212,9 +225,9 @@ class Runner(Config):
             unit: what the bar counts: ``epoch``, of which a running network reports its share, or
                 ``network``.
         """
-        waiting = {c.hash: c for c in configs}
         names = {c.hash: c for c in configs}
-        running, finished, failed = {}, 0, {}
+        waiting, running, suspects = dict(names), {}, set()
+        finished, failed = 0, {}
         workers = min(self._processes, len(configs))
         bar = tqdm(total=sum(units.values()), unit=unit, file=sys.stdout, ncols=88)
         begin = partial(
@@ -225,21 +238,29 @@ class Runner(Config):
             while waiting or running:
                 for key, config in list(waiting.items()):
                     source = config.source.hash if config.source else None
+                    alone = key in suspects and not running
                     if source in failed:
                         failed[key] = f"{config.name} needs {config.source.name}"
                         del waiting[key]
-                    elif len(running) < workers and source not in {*waiting, *running.values()}:
+                    elif source in {*waiting, *running.values()}:
+                        continue
+                    elif alone if suspects else len(running) < workers:
                         running[pool.submit(work, waiting.pop(key))] = key
                 broken = False
                 for future in wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done:
-                    key = running.pop(future)
+                    key, error = running.pop(future), future.exception()
+                    broken |= isinstance(error, BrokenProcessPool)
+                    if isinstance(error, BrokenProcessPool) and key not in suspects:
+                        suspects.add(key)
+                        waiting[key] = names[key]
+                        continue
+                    suspects.discard(key)
                     finished += units[key]
-                    if (error := future.exception()) is not None:
+                    if error is not None:
                         traceback.print_exception(error)
                         failed[key] = f"{names[key].name}: {error}"
-                        broken |= isinstance(error, BrokenProcessPool)
-                if broken:  # a worker was killed, for want of memory say, and takes all with it
-                    pool.shutdown(wait=False)
+                if broken:  # a worker was killed, for want of memory say, and took all with it:
+                    pool.shutdown(wait=False)  # each goes on, alone, to see whose it was
                     pool = begin()
                 current = [names[key] for key in running.values()]
                 bar.n = finished
@@ -266,7 +287,7 @@ def weights(config: TrainingConfig) -> int:
 def time_batch(config: TrainingConfig, images: data.Images, device: torch.device) -> float:
     """Seconds of one forward and backward pass of a batch here, the whole machine at it."""
     model = initial_model(config, None).to(device)
-    pixels, labels = next(images.to(device).batches(config.batch_size))
+    pixels, labels = (part.to(device) for part in next(images.batches(config.batch_size)))
     for _ in range(2):  # the first warms up
         started = time.perf_counter()
         with training.precision(config, device):
