@@ -23,6 +23,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from robust_transfer import evaluation, experiments, paths
+from robust_transfer.checkpoints import epochs_done, write_atomically
 from robust_transfer.evaluation import Evaluation, EvaluationConfig
 from robust_transfer.experiments import Network, Profile
 from robust_transfer.records import CHECKPOINT
@@ -126,16 +128,19 @@ def pack(results: Path, packs: Path, home: Collection[str] = ()) -> list[Path]:
 
 
 def unpack(packs: Path, results: Path) -> None:
-    """Take packs apart; files that are there stay, for they are as new or newer.
+    """Take packs apart; files that are there stay, but for a checkpoint that has fewer epochs.
 
     Raises:
         tarfile.TarError: a pack is damaged, or would write outside the folder.
     """
     for path in sorted(packs.glob("pack-*.tar")):
-        with tarfile.open(path) as tar:
-            for member in tar:
-                if not (results / member.name).exists():
-                    tar.extract(member, results, filter="data")
+        with tarfile.open(path) as tar, tempfile.TemporaryDirectory() as folder:
+            tar.extractall(folder, filter="data")
+            for new in sorted(Path(folder).glob("*/*")):
+                there = results / new.relative_to(folder)
+                further = new.name == CHECKPOINT and epochs_done(new) > epochs_done(there)
+                if further or not there.exists():
+                    write_atomically(there, new.read_bytes())
 
 
 def check(network: Network, how: EvaluationConfig, found: Evaluation, runner: Runner) -> str:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+import safetensors.torch
+import torch
 import yaml
 
 from robust_transfer import paths
@@ -133,6 +135,18 @@ def test_what_came_home_stays_where_it_is_but_a_checkpoint_moves_on(tmp_path):
     away.unpack(tmp_path / "packs", tmp_path / "there")
     found = sorted(p.relative_to(tmp_path / "there") for p in (tmp_path / "there").glob("*/*"))
     assert list(map(str, found)) == ["a/evaluation-1.json", "b/checkpoint.safetensors"]
+
+
+@pytest.mark.parametrize(("brought", "stays"), [(2, 2), (1, 1), (0, 1)])
+def test_the_checkpoint_with_more_epochs_stays(tmp_path, brought, stays):
+    for machine, epochs in (("away", brought), ("home", 1)):
+        path = tmp_path / machine / "a" / "checkpoint.safetensors"
+        path.parent.mkdir(parents=True)
+        progress = json.dumps({"history": [{}] * epochs})
+        safetensors.torch.save_file({"w": torch.zeros(1)}, path, {"progress": progress})
+    away.pack(tmp_path / "away", tmp_path / "packs")
+    away.unpack(tmp_path / "packs", tmp_path / "home")
+    assert epochs_done(tmp_path / "home" / "a" / "checkpoint.safetensors") == stays
 
 
 def test_a_pack_full_of_small_files_is_no_larger_than_allowed(tmp_path, monkeypatch):

@@ -102,6 +102,14 @@ def test_a_study_that_lacks_the_cells_says_so():
     assert judged["M03"].verdict == REPLICATES
 
 
+def test_a_budget_close_to_one_that_a_claim_names_is_another():
+    close = study({"cifar10/resnet20": "tables"}, epsilons=(0.01, 0.0313725), shown=(0.01,))
+    cells = study_cells(close)
+    found = claims.Gathered(close, cells, measure(cells, as_printed))
+    judged = claims.judge(found.evidence, paper_b.groups(found))
+    assert judged["M06"].verdict == UNTESTED and judged["M03"].verdict == REPLICATES
+
+
 def test_what_is_below_half_without_attack_cannot_keep_half():
     def weak(cell, seed, attack, epsilon):
         return 0.4 if attack == "natural" else 0.3

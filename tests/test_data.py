@@ -1,5 +1,7 @@
 """Images keep their labels, however they are divided, augmented and put into batches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,15 @@ def test_what_cannot_be_loaded_is_said_in_one_line(arguments, error, message):
     with pytest.raises(error, match=message) as caught:
         data.load(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_registered_anew_is_loaded_anew(monkeypatch):
+    for known in (data.SOURCES, data.DATASETS, data.CLASS_NAMES):
+        monkeypatch.setitem(known, "glyphs10", known["glyphs10"])  # put back in the end
+    assert data.load("glyphs10", "test", 5).pixels.shape[2:] == (16, 16)
+    data.register(replace(data.SOURCES["glyphs10"], side=8))
+    assert data.load("glyphs10", "test", 5).pixels.shape[2:] == (8, 8)
+    data.load.cache_clear()
 
 
 def test_images_are_resized_on_request():

@@ -213,6 +213,13 @@ def test_an_unknown_parameter_is_named_with_the_known_ones(tmp_path):
     assert all(name in message for name in Profile.model_fields)
 
 
+@pytest.mark.parametrize("name", ["network", "surrogate", "source_dataset", "target_dataset"])
+def test_an_unknown_network_or_data_set_is_named_once_by_the_profiles_own_name(name):
+    with pytest.raises(ValueError, match=rf"^{name} = 'lenet': allowed are .*\w$") as caught:
+        Profile(**{name: "lenet"})
+    assert str(caught.value).count("lenet") == 1
+
+
 def test_a_profile_that_leaves_parameters_to_the_notebook_is_refused(tmp_path):
     whole = Profile().model_dump(mode="json")
     path = tmp_path / "mine.yaml"

@@ -119,6 +119,10 @@ def test_a_study_survives_json():
         ({"tasks": {}}, "tasks = {}"),
         ({"repeats": 1}, "repeats = 1"),
         ({"epsilons": [2]}, "epsilons.0 = 2"),
+        (
+            {"tasks": {"cifar10/resnet20": "architecture"}, "strategies": ["layer_freezing"]},
+            "^strategies = layer_freezing: cifar10/resnet20 would have no cell; its",
+        ),
         ({"strategies": ["freezing"]}, "strategies.0 = 'freezing'"),
     ],
 )

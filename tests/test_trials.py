@@ -66,6 +66,14 @@ def test_without_spread_a_difference_is_certain_and_equality_says_nothing(rows):
     assert found["p"].to_list() == [0.0, 1.0] and found["detectable"].to_list() == [0.0, 0.0]
 
 
+def test_a_test_needs_two_seeds_of_a_budget_that_was_measured(rows):
+    with pytest.raises(ValueError, match=rf"^epsilon = 0.05: {FREEZING} and {FULL} share 0 seeds"):
+        trials.compare(rows, [(FREEZING, FULL)], "pgd", 0.05)
+    one = rows[(rows["seed"] == 0) | (rows["cell"] != FULL)]
+    with pytest.raises(ValueError, match="share 1 seeds that were measured under natural"):
+        trials.compare(one, [(FREEZING, FULL)], "natural", 0.0)
+
+
 def test_detectable_difference_is_found_with_the_stated_power():
     size = trials.detectable(2.0, repeats=4)
     rng = np.random.default_rng(0)

@@ -85,8 +85,9 @@ class Budgets:
 
     Attributes:
         dataset: a key of ``data.DATASETS``.
-        labels: uint8 ``(N,)``, or ``(N, classes)`` of 0 and 1 where labels are independent.
-        outputs: per condition the predicted class, uint8 ``(N,)``; or log-odds in float16, of the
+        labels: uint8 ``(N,)``, int16 of more than 256 classes; or uint8 ``(N, classes)`` of 0 and 1
+            where labels are independent.
+        outputs: per condition the predicted class, like ``labels``; or log-odds in float16, of the
             second of two classes ``(N,)`` or of independent labels ``(N, classes)``. Other than
             probabilities, they do not saturate at 1 in half precision, and rank alike.
         deepfool: per norm the smallest perturbation found of the first images, float32, 0 where
@@ -103,7 +104,7 @@ class Budgets:
     def predicted(self, attack: str = "natural", epsilon: float = 0.0) -> np.ndarray:
         """Predicted classes, or independent labels, like ``labels``."""
         output = self._output(attack, epsilon)
-        return output if output.dtype == np.uint8 else (output > 0).astype(np.uint8)
+        return (output > 0).astype(np.uint8) if output.dtype.kind == "f" else output
 
     def scores(self, attack: str = "natural", epsilon: float = 0.0) -> np.ndarray:
         """Log-odds of the second of two classes, or of independent labels, like ``labels``.
@@ -112,7 +113,7 @@ class Budgets:
             ValueError: there are more than two classes, so that only answers are kept.
         """
         output = self._output(attack, epsilon)
-        if output.dtype == np.uint8:
+        if output.dtype.kind != "f":
             raise ValueError(f"dataset = {self.dataset!r}: scores need two classes or many labels")
         return output.astype(np.float64)
 
@@ -127,10 +128,6 @@ class Budgets:
         """
         count = len(self.labels)
         return wilson(self.accuracy(attack, epsilon) * count, count)
-
-    def robustness_drop(self, attack: str, epsilon: float) -> float:
-        """Natural accuracy minus accuracy under attack (paper B, §III.E)."""
-        return self.accuracy() - self.accuracy(attack, epsilon)
 
     def balanced_accuracy(self, attack: str = "natural", epsilon: float = 0.0) -> float:
         """Mean over classes of the share recognised; of independent labels, the mean over labels.
@@ -226,7 +223,12 @@ def kept(logits: Tensor, labels: Tensor) -> Tensor:
         return logits.half()
     if logits.shape[1] == 2:
         return (logits[:, 1] - logits[:, 0]).half()
-    return logits.argmax(1).byte()
+    return small(logits.argmax(1), logits.shape[1])
+
+
+def small(labels: Tensor, classes: int) -> Tensor:
+    """Labels in one byte each, of more than 256 classes in two."""
+    return labels.byte() if classes <= 256 else labels.short()
 
 
 def _joined(parts: dict) -> dict:
@@ -260,7 +262,7 @@ def get_or_measure(
         "network": network.hash,
         "weights": weights,
         "n": len(images),
-        "labels": pack(images.labels.byte().numpy()),
+        "labels": pack(small(images.labels, data.DATASETS[config.dataset]).numpy()),
         "outputs": [
             {"attack": attack, "epsilon": epsilon} | pack(output)
             for (attack, epsilon), output in outputs.items()

@@ -47,8 +47,10 @@ def describe(config: type[BaseModel], error: ValidationError) -> str:
             complaints.append(f"{name} is required")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            given = f"{name} = {problem['input']!r}: " if name else ""  # else the message names it
-            complaints.append(given + message)
+            if name:  # else the message names it; where it does too, the field's own name counts
+                given = f" = {problem['input']!r}: "
+                message = f"{name}{given}{message.partition(given)[2] or message}"
+            complaints.append(message)
     return "; ".join(complaints)
 
 

@@ -30,7 +30,8 @@ MULTI_LABEL = {name for name, source in SOURCES.items() if source.multi_label}
 
 
 def register(source: Source) -> None:
-    """Make a data set of your own known, so that configurations can name it."""
+    """Make a data set of your own known, or known anew, so that configurations can name it."""
+    load.cache_clear()
     SOURCES[source.name] = source
     DATASETS[source.name] = len(source.class_names)
     CLASS_NAMES[source.name] = source.class_names

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from robust_transfer import paths, transfer
+from robust_transfer import data, models, paths, transfer
 from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm
 from robust_transfer.checks import Config, one_of
 from robust_transfer.engine import Precision
@@ -60,14 +60,14 @@ class Profile(Config):
     """
 
     profile: str = Field("paper", pattern=r"^[a-z0-9-]+$")
-    source_dataset: str = "cifar100"
-    target_dataset: str = "cifar10"
+    source_dataset: data.Known = "cifar100"
+    target_dataset: data.Known = "cifar10"
     train_size: int = Field(47_500, ge=2)
     validation_size: int = Field(2_500, ge=1)
     test_size: int = Field(10_000, ge=1)
     split_seed: int = Field(0, ge=0)
-    network: str = "resnet56"
-    surrogate: str = "densenet121"
+    network: models.Known = "resnet56"
+    surrogate: models.Known = "densenet121"
     epochs: int = Field(200, ge=1)
     schedule: Literal["step", "one_cycle"] = "step"
     decay_epochs: tuple[int, ...] = (101, 151)

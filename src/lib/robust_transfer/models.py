@@ -6,9 +6,11 @@ pointed at it. The parts a transfer strategy speaks of are named: ``stem``, ``st
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from robust_transfer import backbones
@@ -149,6 +151,15 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
 """All networks by name: number of classes to freshly initialised network."""
 
 
+def _known(name: str) -> str:
+    one_of("network", name, NETWORKS)
+    return name
+
+
+Known = Annotated[str, AfterValidator(_known)]
+"""Type of a configuration's field that names a network."""
+
+
 def build(name: str, classes: int, seed: int, pretrained: bool = False) -> nn.Module:
     """Build a network, the same for the same seed.
 
@@ -188,9 +199,12 @@ def has_batch_norm(name: str) -> bool:
     return any(isinstance(module, nn.BatchNorm2d) for module in _outline(name).modules())
 
 
-@lru_cache
 def _outline(name: str) -> nn.Module:
     """The network without memory for its weights."""
-    one_of("network", name, NETWORKS)
+    return _built(NETWORKS[_known(name)])
+
+
+@lru_cache
+def _built(network: Callable[[int], nn.Module]) -> nn.Module:
     with torch.device("meta"):
-        return NETWORKS[name](1)
+        return network(1)

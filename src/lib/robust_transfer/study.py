@@ -173,6 +173,17 @@ class Study(Config):
         return self
 
     @model_validator(mode="after")
+    def _every_task_has_cells(self) -> Self:
+        for task, design in self.tasks.items():
+            if not settings(self, task):
+                has = ", ".join(dict.fromkeys(strategy for strategy, _ in DESIGNS[design]))
+                raise ValueError(
+                    f"strategies = {', '.join(self.strategies)}: {task} would have no cell; its "
+                    f"design {design} has {has}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _shown_is_measured(self) -> Self:
         for epsilon in self.shown:
             if epsilon not in self.epsilons:
@@ -227,15 +238,21 @@ def words(name: str) -> str:
     return special.get(name, name.replace("_", " "))
 
 
+def settings(study: Study, task: str) -> list[tuple[str, frozenset[str]]]:
+    """Strategies and techniques of a task. Frozen batch norm drops out where there is none."""
+    possible = set(study.techniques)
+    if not models.has_batch_norm(task.split("/")[1]):
+        possible -= {"batch_norm"}
+    design = DESIGNS[study.tasks[task]]
+    return [(s, chosen) for s, chosen in design if s in study.strategies and chosen <= possible]
+
+
 def cells(study: Study) -> list[Cell]:
-    """All cells, task by task. Frozen batch norm drops out where a network has none."""
+    """All cells, task by task."""
     table = []
-    for task, design in study.tasks.items():
+    for task in study.tasks:
         dataset, network = task.split("/")
-        for strategy, techniques in DESIGNS[design]:
-            wanted = strategy in study.strategies and techniques <= set(study.techniques)
-            if not wanted or ("batch_norm" in techniques and not models.has_batch_norm(network)):
-                continue
+        for strategy, techniques in settings(study, task):
             configs = tuple(
                 _fine_tuning(study, dataset, network, strategy, techniques, seed)
                 for seed in range(study.repeats)

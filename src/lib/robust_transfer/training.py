@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 import safetensors.torch
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
 from robust_transfer import data, engine, models, transfer
@@ -68,7 +68,7 @@ class TrainingConfig(Config):
     """
 
     name: str = Field("nat", pattern=r"^[a-z0-9_-]+$")
-    network: str = "resnet56"
+    network: models.Known = "resnet56"
     dataset: data.Known = "cifar10"
     train_size: int = Field(47_500, ge=2)
     validation_size: int = Field(2_500, ge=1)
@@ -91,12 +91,6 @@ class TrainingConfig(Config):
     frozen_batch_norm: transfer.FrozenBatchNorm = "adapt"
     image_size: int = Field(0, ge=0)
     pretrained: bool = False
-
-    @field_validator("network")
-    @classmethod
-    def _known_network(cls, name: str) -> str:
-        one_of("network", name, models.NETWORKS)
-        return name
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -38,7 +38,10 @@ def retrained(strategy: str, parts: Collection[str]) -> Collection[str]:
     one_of("strategy", strategy, STRATEGIES)
     chosen = STRATEGIES[strategy] or parts
     for part in chosen:
-        one_of(f"strategy {strategy}: retrained part", part, parts)
+        if part not in parts:
+            raise ValueError(
+                f"strategy = {strategy!r}: it retrains {part}; the network has {', '.join(parts)}"
+            )
     return chosen
 
 

@@ -41,7 +41,7 @@ def tidy(table: Sequence[Cell], measured: Sequence[Sequence[Budgets]]) -> pd.Dat
         } | {technique: technique in cell.techniques for technique in TECHNIQUES}
         for config, budgets in zip(cell.configs, repeats, strict=True):
             for condition, output in budgets.outputs.items():
-                scored = output.dtype != np.uint8
+                scored = output.dtype.kind == "f"
                 rows.append(
                     identity
                     | {
@@ -118,7 +118,12 @@ def compare(
     for first, second in pairs:
         a, b = (accuracies(rows, cell, attack, epsilon) for cell in (first, second))
         gaps = (a - b).dropna().to_numpy()
-        count, mean, sd = len(gaps), gaps.mean(), gaps.std(ddof=1)
+        if (count := len(gaps)) < 2:
+            raise ValueError(
+                f"epsilon = {epsilon:.4g}: {first} and {second} share {count} seeds that were "
+                f"measured under {attack}; a test needs 2 or more"
+            )
+        mean, sd = gaps.mean(), gaps.std(ddof=1)
         error = sd / np.sqrt(count)
         half = stats.t.ppf(1 - ALPHA / 2, count - 1) * error
         p = 2 * stats.t.sf(abs(mean) / error, count - 1) if error > 0 else float(mean == 0)

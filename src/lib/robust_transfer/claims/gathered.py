@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from robust_transfer import study_tables, trials
@@ -66,7 +65,7 @@ class Gathered:
     @property
     def shown(self) -> list[float]:
         """Of the two budgets that claims are tested at, those that were measured."""
-        return [e for e in (LOW, HIGH) if any(np.isclose(e, m) for m in self.study.epsilons)]
+        return [e for e in (LOW, HIGH) if e in self.study.epsilons]
 
     def on(self, dataset: str) -> list[str]:
         """Tasks that stand for one of the paper's data sets."""
