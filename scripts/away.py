@@ -12,9 +12,10 @@ A pack is a tar of records (configuration, history, weights, outcomes) and of ch
 not finished. On another machine the packs of before go along, and nothing is trained twice; what
 was filed at home is in ``book/results``, and goes along with the repository. On the same machine
 ``--home`` leaves out what came home before, where all together is too much. A borrowed machine
-needs neither the notebooks' packages nor git; ``COMMIT=…`` in its environment says what is run. If
-``nvidia-cuda-mps-control -d`` can be started there first, the kernels of ``--workers 3`` share the
-GPU; otherwise they take turns, and only hide what a network does on the CPU.
+needs neither the notebooks' packages nor git (what else ``requirements.txt`` has and it lacks, for
+instance pydantic, travels as wheels); ``COMMIT=…`` in its environment says what is run. Where
+``nvidia-cuda-mps-control -d`` can be started, and ended after each call, the kernels of ``--workers
+3`` share the GPU; otherwise they take turns, and only hide what a network does on the CPU.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def evaluations(profile: Profile) -> list[EvaluationConfig]:
 
 
 def work(profile: Profile, networks: list[str], runner: Runner) -> None:
-    """Train and evaluate what is missing, further seeds last.
+    """Train and evaluate what is missing, the rows behind the headline first, further seeds last.
 
     Killed at any moment it loses an epoch at most.
 
@@ -69,8 +70,9 @@ def work(profile: Profile, networks: list[str], runner: Runner) -> None:
         except (RuntimeError, FileNotFoundError) as error:
             problems.append(str(error))
 
-    for further in (False, True):
-        part = [network for network in chosen if network.further == further]
+    own = [network for network in chosen if not network.further]
+    first = [network for network in own if network.id in experiments.HEADLINE]
+    for part in (first, own, [network for network in chosen if network.further]):
         attempt(runner.train, [network.config for network in part])
         targets = [n for n in experiments.rows(part) if runner.store.find(n.config)]
         for how in evaluations(profile) if targets else ():
@@ -214,6 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
         given = list(sys.argv[1:] if arguments is None else arguments)
         given[given.index("run")] = "work"
         command = [sys.executable, "-m", "scripts.away", *given]
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the child
         child = subprocess.Popen(command, cwd=paths.ROOT, start_new_session=True)
         try:
             code = child.wait(options.seconds)

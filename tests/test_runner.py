@@ -87,13 +87,20 @@ def end_if_wild(config):
         os._exit(1)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_that_dies_is_named_and_the_others_go_on(tiny, tmp_path, capsys, workers):
+def lose_the_device_if_wild(config):
+    if config.name == "wild":
+        raise torch.AcceleratorError("an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize(
+    ("work", "workers"), [(end_if_wild, 1), (end_if_wild, 2), (lose_the_device_if_wild, 1)]
+)
+def test_a_worker_that_dies_is_named_and_the_others_go_on(tiny, tmp_path, capsys, work, workers):
     configs = [tiny(name=name) for name in ("wild", "calm", "still")]
     configs.append(tiny(name="heir", source=configs[1], strategy="head"))
     runner = Runner(results_dir=str(tmp_path), device="cpu", workers=workers)
     with pytest.raises(RuntimeError, match=r"^1 of 4 networks failed: wild: .*terminated abruptly"):
-        runner._run(end_if_wild, configs, dict.fromkeys([c.hash for c in configs], 1), "network")
+        runner._run(work, configs, dict.fromkeys([c.hash for c in configs], 1), "network")
     assert "4/4" in capsys.readouterr().out
 
 

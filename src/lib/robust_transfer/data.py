@@ -32,6 +32,7 @@ MULTI_LABEL = {name for name, source in SOURCES.items() if source.multi_label}
 def register(source: Source) -> None:
     """Make a data set of your own known, or known anew, so that configurations can name it."""
     load.cache_clear()
+    load_divided.cache_clear()
     SOURCES[source.name] = source
     DATASETS[source.name] = len(source.class_names)
     CLASS_NAMES[source.name] = source.class_names
@@ -131,6 +132,15 @@ def split(images: Images, train_size: int, seed: int) -> tuple[Images, Images]:
     chosen = np.random.RandomState(seed).choice(len(images), train_size, replace=False)
     rest = np.setdiff1d(np.arange(len(images)), chosen)
     return images.take(torch.from_numpy(chosen)), images.take(torch.from_numpy(rest))
+
+
+@lru_cache(maxsize=1)
+def load_divided(
+    name: str, train_size: int, validation_size: int, seed: int, data_dir: str, image_size: int
+) -> tuple[Images, Images]:
+    """Training and validation images of a data set; see ``load`` and ``split``."""
+    images = load(name, "train", train_size + validation_size, data_dir, image_size)
+    return split(images, train_size, seed)
 
 
 def to_float(pixels: Tensor) -> Tensor:

@@ -202,8 +202,9 @@ class Runner(Config):
             )
         names = ", ".join(config.name for config in missing)
         print(f"training {len(missing)} networks: {names}")
-        about = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
-        print(f"about {about} on {device.type}", flush=True)
+        about = "at most" if device.type == "cuda" else "about"  # a GPU replays recorded steps
+        duration = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
+        print(f"{about} {duration} on {device.type}", flush=True)
 
     @property
     def _processes(self) -> int:
@@ -245,7 +246,7 @@ class Runner(Config):
                     elif source in {*waiting, *running.values()}:
                         continue
                     elif alone if suspects else len(running) < workers:
-                        running[pool.submit(work, waiting.pop(key))] = key
+                        running[pool.submit(_attempt, work, waiting.pop(key))] = key
                 broken = False
                 for future in wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done:
                     key, error = running.pop(future), future.exception()
@@ -318,6 +319,16 @@ def _context() -> BaseContext:
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
+
+
+def _attempt(work: Callable[[TrainingConfig], None], config: TrainingConfig) -> None:
+    """Do ``work``; where the device fails, which no later work here survives, the worker ends."""
+    try:
+        work(config)
+    except torch.AcceleratorError:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _begin_worker(workers: int) -> None:
