@@ -42,7 +42,7 @@ class Settings(Config):
     validation_size: int = Field(500, ge=1, description="images that select its epoch")
     epochs: int = Field(6, ge=1, description="epochs it is trained for")
     profile: Literal[PROFILES] = Field(
-        "laptop", description="published networks whose accuracies are compared"
+        "overnight", description="published networks whose accuracies are compared"
     )
     compile: bool = Field(False, description="measure torch.compile too, a minute's warm-up")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to measure")
