@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -206,6 +207,24 @@ def test_holms_correction_is_over_the_paper():
     expected = (table["p"].sort_values() * np.arange(5, 0, -1)).cummax().clip(upper=1)
     assert table["adjusted"][expected.index].to_list() == pytest.approx(expected.to_list())
     assert (table["low"] > 0).all() and "after Holm's correction" in judged["D09"].caveat
+    lost = table["adjusted"] > 0.05
+    assert 0 < lost.sum() < 5 and set(table["outcome"][lost]) == {PARTLY}
+    assert set(table["outcome"][~lost]) == {REPLICATES} and judged["D09"].verdict == PARTLY
+
+
+def test_a_cost_said_to_be_small_must_not_be_large():
+    small = {"pgd": dict.fromkeys(COLUMNS, 120), "nat": 100}
+    large = {"pgd": dict.fromkeys(COLUMNS, 160), "nat": 100}
+    rule = Difference("pgd", "nat", "wb_pgd", 2.0, cost=True)
+    assert outcome(rule, evidence(**small)) == REPLICATES
+    assert outcome(rule, evidence(**large)) == PARTLY
+    assert outcome(replace(rule, cost=False), evidence(**large)) == REPLICATES
+
+
+def test_what_a_check_cannot_exclude_is_undecided_only_where_it_fails():
+    for holds in (True, False, None):
+        found = Check("?", lambda _, h=holds: Fact(h, "", undecided=True)).finding(evidence())
+        assert found.undecided == (holds is False)
 
 
 def test_interval_over_images_and_seeds_holds_the_true_mean_as_often_as_it_says():

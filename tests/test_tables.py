@@ -85,7 +85,7 @@ def test_several_seeds_widen_the_interval_and_show_their_spread():
     assert shown["wb_pgd"].to_list() == ["25.0 and 75.0"]
     assert shown["wb_pgd, paper"].to_list() == pytest.approx([36.1])
     assert "over the 1 rows" in tables.between_seeds(named)
-    assert "35.4 in wb_pgd" in tables.between_seeds(named)
+    assert "35.4 in wb_pgd. Of the variance in wb_pgd 100 %" in tables.between_seeds(named)
     assert "one seed" in tables.between_seeds({"pgd": (alike,)})
     pairs = [("pgd", "pgd")]
     assert tables.comparisons(networks, named, pairs)["seeds"].to_list() == [2]

@@ -19,9 +19,14 @@ def confusion(repeats: Sequence[Budgets], attack: str, epsilon: float) -> pd.Dat
     return sum(budgets.confusion(attack, epsilon) for budgets in repeats)
 
 
+def total(counts: pd.DataFrame) -> int:
+    """Number of errors in a confusion matrix."""
+    return int(counts.to_numpy().sum() - np.trace(counts.to_numpy()))
+
+
 def between(counts: pd.DataFrame, first: str, second: str) -> float:
     """Share of all errors that confuse two classes, either way, in [0, 1]; NaN without errors."""
-    errors = counts.to_numpy().sum() - np.trace(counts.to_numpy())
+    errors = total(counts)
     pair = counts.loc[first, second] + counts.loc[second, first]
     return float(pair / errors) if errors else float("nan")
 
@@ -74,7 +79,7 @@ def summary(
         clean = confusion(repeated, "natural", 0.0)
         attacked = confusion(repeated, "pgd", epsilon)
         correlation, p = same_pairs(clean, attacked)
-        count = int(attacked.to_numpy().sum() - np.trace(attacked.to_numpy()))
+        count = total(attacked)
         few = count < len(_pairs(attacked))  # then they lie on few pairs whatever they are
         line = {
             "errors": count,

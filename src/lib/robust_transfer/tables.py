@@ -293,12 +293,15 @@ def between_seeds(named: dict[str, tuple[Evaluation, ...]]) -> str:
     if None in found.values():
         return "Every row was trained from one seed: no interval holds what another would change."
     shown = ", ".join(f"{100 * of.variance**0.5:.1f} in {name}" for name, of in found.items())
-    several = sum(len(repeats) > 1 for repeats in named.values())
+    several = {i: spread({i: repeats}, "wb_pgd") for i, repeats in named.items()}
+    squares = {i: of.variance * of.freedom for i, of in several.items() if of}
+    widest = max(squares, key=squares.get)
+    share = squares[widest] / max(sum(squares.values()), np.finfo(float).tiny)
     return (
-        f"Standard deviation between seeds, in points, over the {several} rows trained from "
-        f"several: {shown}. The interval of an accuracy does not include it. That of a "
-        f"difference over fewer than {intervals.ENOUGH} seeds does, as if seeds mattered "
-        "equally in all rows."
+        f"Standard deviation between seeds, in points, over the {len(squares)} rows trained from "
+        f"several: {shown}. Of the variance in wb_pgd {100 * share:.0f} % is that of one row, "
+        f"`{widest}`. The interval of an accuracy does not include it. That of a difference over "
+        f"fewer than {intervals.ENOUGH} seeds does, as if seeds mattered equally in all rows."
     )
 
 

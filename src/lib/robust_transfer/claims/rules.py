@@ -1,9 +1,9 @@
 """The vocabulary of tests: small rules that look at the evidence and return a finding.
 
 Their conventions were fixed before any result. T-diff replicates if the 95 % interval of the
-difference excludes zero in the claimed direction and its mean is at least half of the claimed one,
-and partly if only the sign agrees. T-equiv asks for a 90 % interval inside a margin. T-order and
-T-cat are about means.
+difference excludes zero in the claimed direction, also after Holm's correction (``verdicts``), and
+its mean is at least half of the claimed one, and partly if only the sign agrees. T-equiv asks for a
+90 % interval inside a margin. T-order and T-cat are about means.
 """
 
 import math
@@ -42,12 +42,14 @@ class Difference:
 
     Attributes:
         expected: claimed size; None takes the difference that the paper prints.
+        cost: what is claimed is a small loss, so an interval wholly above its size is no full hit.
     """
 
     first: str
     second: str
     column: str
     expected: float | None = None
+    cost: bool = False
 
     def finding(self, evidence: Evidence) -> Finding:
         pair = Cell(self.first, self.column), Cell(self.second, self.column)
@@ -56,6 +58,7 @@ class Difference:
         expected = printed if self.expected is None else self.expected
         expected = 0.0 if math.isnan(expected) else expected  # nobody says how much
         full = interval.low > 0 and interval.mean >= expected / 2
+        full &= not self.cost or interval.low <= expected
         return Finding(
             quantities.compare(pair, "above", evidence.label),
             REPLICATES if full else PARTLY if interval.mean > 0 else FAILS,
@@ -232,12 +235,16 @@ class Control:
 
 
 class Fact(NamedTuple):
-    """What a computation says of a claim: whether it holds (None: open), in words, from what."""
+    """What a computation says of a claim: whether it holds (None: open), in words, from what.
+
+    ``undecided`` is as in ``Finding``.
+    """
 
     holds: bool | None
     ours: str
     paper: str = ""
     cells: tuple[Cell, ...] = ()
+    undecided: bool = False
 
 
 @dataclass(frozen=True)
@@ -251,7 +258,9 @@ class Check:
         fact = self.compute(evidence)
         outcome = UNTESTED if fact.holds is None else holds(fact.holds)
         size = evidence.size(*fact.cells) if fact.cells else {}
-        return Finding(self.words, outcome, fact.ours, fact.paper, fact.cells, **size)
+        undecided = outcome == FAILS and fact.undecided
+        texts = self.words, outcome, fact.ours, fact.paper
+        return Finding(*texts, fact.cells, **size, undecided=undecided)
 
 
 class Claim:

@@ -75,7 +75,7 @@ class Judgement:
                 reasons[-1] += ": spread between seeds taken from other rows"
             elif self.seeds == 1 and any(found.low is not None for found in self.findings):
                 reasons[-1] += ": interval over test images only"
-        if any(f.outcome == REPLICATES and (f.adjusted or 0) > ALPHA for f in self.findings):
+        if any(lost_to_holm(found) for found in self.findings):
             reasons.append(f"p > {ALPHA} after Holm's correction")
         if any(found.undecided for found in self.findings):
             reasons.append("an interval does not exclude the claim")
@@ -104,14 +104,21 @@ def judge(
     return _corrected(judged)
 
 
+def lost_to_holm(found: Finding) -> bool:
+    """Whether a difference in the claimed direction is significant only before the correction."""
+    tested = found.p is not None and found.outcome in (REPLICATES, PARTLY)
+    return tested and found.p < ALPHA < found.adjusted
+
+
 def _corrected(judged: dict[str, Judgement]) -> dict[str, Judgement]:
+    """Adjust all p-values together; what is significant only before that is partly right."""
     ps = [found.p for claim in judged.values() for found in claim.findings if found.p is not None]
     adjusted = iter(multipletests(ps, ALPHA, "holm")[1] if ps else ())
     return {
         name: replace(
             claim,
             findings=tuple(
-                found if found.p is None else replace(found, adjusted=float(next(adjusted)))
+                found if found.p is None else _adjusted(found, float(next(adjusted)))
                 for found in claim.findings
             ),
         )
@@ -119,20 +126,25 @@ def _corrected(judged: dict[str, Judgement]) -> dict[str, Judgement]:
     }
 
 
+def _adjusted(found: Finding, p: float) -> Finding:
+    found = replace(found, adjusted=p)
+    return replace(found, outcome=PARTLY) if lost_to_holm(found) else found
+
+
 def ledger(judged: dict[str, Judgement]) -> pd.DataFrame:
     """One row a claim, by id.
 
     Returns:
         ``group``, ``claim``, ``rule``, ``verdict``, ``held`` (rules that hold, of those that can be
-        tested here), the first ``effect`` with its interval ``low``, ``high`` in percentage points,
-        ``n`` test images, ``seeds``, ``caveat`` and the ids of its ``networks``.
+        tested here, controls aside), the first ``effect`` with its interval ``low``, ``high`` in
+        percentage points, ``n`` test images, ``seeds``, ``caveat`` and the ids of its ``networks``.
     """
     table = []
     for name, claim in sorted(judged.items()):
         found = claim.findings
         first = next((f for f in found if f.effect is not None), None)
         networks = dict.fromkeys(cell.network for f in found for cell in f.cells)
-        outcomes = [f.outcome for f in found if f.outcome != UNTESTED]
+        outcomes = [f.outcome for f in found if f.outcome != UNTESTED and not f.control]
         table.append(
             {
                 "id": name,
