@@ -229,6 +229,7 @@ def test_images_are_loaded_in_the_configured_size(tiny, monkeypatch):
         return load(*args)
 
     monkeypatch.setattr(data, "load", note)
+    data.load_divided.cache_clear()
     for config in (tiny(), tiny(image_size=24)):
         load_data(config, "")
         evaluation.test_images(evaluation.EvaluationConfig(surrogate=config, test_size=10), "")
