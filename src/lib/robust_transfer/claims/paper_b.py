@@ -320,8 +320,13 @@ def _medical(found: Gathered, plain: dict[str, str]) -> list[Check]:
                 }
                 printed = {t: measure(*map(evidence.printed, pair)) for t, pair in cells.items()}
                 worst = min(values, key=values.get)
+                printed = {
+                    study_tables.COUNTERPARTS[task.split("/")[0]]: value
+                    for task, value in printed.items()
+                    if not np.isnan(value)
+                }
                 ours, theirs = (
-                    ", ".join(f"{t} {v:.2f}" for t, v in found.items() if not np.isnan(v))
+                    ", ".join(f"{name} {v:.2f}".replace(" -", " −") for name, v in found.items())
                     for found in (values, printed)
                 )
                 return Fact(worst in chest, ours, theirs, sum(cells.values(), start=()))
