@@ -9,10 +9,10 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from conftest import alter
 
 from robust_transfer import paths
 from robust_transfer.checkpoints import epochs_done
-from robust_transfer.records import write_sealed
 from scripts import away
 
 TINY = {"profile": "away", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}
@@ -89,10 +89,8 @@ def test_outcomes_that_are_not_the_networks_are_refused(there, borrowed):
     there("run", "first")
     shutil.copytree(borrowed / "first", borrowed / "altered")
     for path in (borrowed / "altered").glob("pgd-s1-*/evaluation-*.json"):
-        content = json.loads(path.read_text())
-        content.pop("seal")
-        content["outcomes"]["natural"] = content["outcomes"]["wb_pgd"]
-        write_sealed(path, content)
+        outcomes = json.loads(path.read_text())["outcomes"]
+        alter(path, outcomes=outcomes | {"natural": outcomes["wb_pgd"]})
     with pytest.raises(
         ValueError, match=r"^pgd, seed 1: .* outcomes in natural differ from the record"
     ):

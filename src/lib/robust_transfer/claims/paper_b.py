@@ -15,7 +15,7 @@ from robust_transfer.claims.quantities import Cell as Accuracy
 from robust_transfer.claims.rules import Check, Claim, Difference, Fact, Order
 from robust_transfer.evaluation import wilson
 from robust_transfer.intervals import signed, with_interval
-from robust_transfer.study import STRATEGIES
+from robust_transfer.study import STRATEGIES, Cell
 from robust_transfer.study_tables import epsilon_words
 
 READING = "settled by reading, as the evidence says; there is nothing to compute"
@@ -193,10 +193,15 @@ def _techniques(found: Gathered) -> dict[str, Claim]:
     at_high = HIGH in found.shown
     both = [task for task in robust if task in augmented and at_high]
     cost = [task for task in found.on("CIFAR-10") if task in robust and task in base and at_high]
-    pretrained = _with_and_without(found, "pretraining")
+    pretrained = [
+        (cell.id, plain)
+        for cell, plain in _with_and_without(found, "pretraining")
+        if cell.techniques == {"pretraining"}
+    ]
     frozen = [
-        *_with_and_without(found, "batch_norm"),
-        *_with_and_without(found, "batch_norm", "pretraining"),
+        (cell.id, plain)
+        for cell, plain in _with_and_without(found, "batch_norm")
+        if "augmentation" not in cell.techniques
     ]
     return {
         "M04": Claim(
@@ -223,23 +228,19 @@ def _techniques(found: Gathered) -> dict[str, Claim]:
     }
 
 
-def _with_and_without(found: Gathered, technique: str, *others: str) -> list[tuple[str, str]]:
-    """Cells with a technique, each with the one that lacks nothing but it, in every strategy."""
+def _with_and_without(found: Gathered, technique: str) -> list[tuple[Cell, str]]:
+    """Every cell with a technique, and the id of the one that lacks nothing but it."""
     return [
         (cell, plain)
-        for strategy in STRATEGIES
-        for task, cell in found.named(strategy, technique, *others).items()
-        if (plain := found.named(strategy, *others).get(task))
+        for cell in found.cells
+        if technique in cell.techniques
+        and (plain := found.named(cell.strategy, *cell.techniques - {technique}).get(cell.task))
     ]
 
 
 def _spread(found: Gathered) -> list[Check]:
     """M08: whether frozen batch norm narrows the spread over seeds."""
-    pairs = [
-        (found.named(cell.strategy, *cell.techniques - {"batch_norm"})[cell.task], cell.id)
-        for cell in found.cells
-        if "batch_norm" in cell.techniques
-    ]
+    pairs = [(plain, cell.id) for cell, plain in _with_and_without(found, "batch_norm")]
     if not pairs or HIGH not in found.shown:
         return []
 
