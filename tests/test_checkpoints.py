@@ -20,6 +20,7 @@ from robust_transfer.checkpoints import (
     published,
     save_checkpoint,
     set_aside,
+    threads,
     write_atomically,
 )
 from robust_transfer.models import build
@@ -129,6 +130,13 @@ def test_a_training_goes_on_with_the_threads_it_began_with(tiny, tmp_path, monke
     )
     assert seen == [2] and record.content["provenance"]["threads"] == 2
     assert torch.get_num_threads() == 1
+
+
+def test_what_a_damaged_checkpoint_says_of_itself_is_passed_over(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    for said in ({}, {"progress": "{", "threads": "x"}, {"progress": "[]", "threads": ""}):
+        safetensors.torch.save_file({"w": torch.zeros(1)}, path, said)
+        assert epochs_done(path) == threads(path) == 0
 
 
 def test_writing_makes_folders_and_a_readable_file_and_leaves_nothing_else(tmp_path):

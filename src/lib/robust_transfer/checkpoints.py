@@ -119,13 +119,18 @@ def _slots(
 
 def epochs_done(path: Path) -> int:
     """Number of epochs in a checkpoint; 0 where none can be read."""
-    progress = _metadata(path).get("progress")
-    return len(json.loads(progress)["history"]) if progress else 0
+    try:
+        return len(json.loads(_metadata(path)["progress"])["history"])
+    except (KeyError, TypeError, ValueError):
+        return 0
 
 
 def threads(path: Path) -> int:
     """Number of threads that a checkpoint was computed with; 0 where none can be read."""
-    return int(_metadata(path).get("threads", 0))
+    try:
+        return int(_metadata(path)["threads"])
+    except (KeyError, ValueError):
+        return 0
 
 
 def _metadata(path: Path) -> dict[str, str]:
