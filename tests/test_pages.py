@@ -39,6 +39,7 @@ def test_other_scales_are_shown_as_far_as_they_are_finished(scale, tmp_path):
     rows, differences = shown.split("comparisons-laptop")[0].split("table1-laptop.csv</a>")
     assert rows.count("<th>R<sub>") == 25 and "Not finished yet" not in shown
     assert differences.count("R<sub>pgd→pgd</sub> 56 − R<sub>") == 2
+    assert "Every row was trained from one seed" in shown
     for path in scale.glob("pgd-*/evaluation-*.json"):
         path.unlink()
     shown = pages.scales(SMOKE, Store(tmp_path))
@@ -50,6 +51,18 @@ def test_other_scales_are_shown_as_far_as_they_are_finished(scale, tmp_path):
     assert "29 of 29 networks are trained, no row is evaluated yet." in shown
     shutil.rmtree(scale)
     assert pages.scales(SMOKE, Store(tmp_path)) == "<p>No other scale has been run.</p>"
+
+
+def test_seeds_of_another_scale_are_compared_once_they_are_whole(monkeypatch, tmp_path):
+    shutil.copytree(paths.PUBLISHED / "laptop", tmp_path / "laptop")
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path)
+    shown = pages.scales(SMOKE, Store(tmp_path / "mine"))
+    assert "the rows behind the headline also 1; 36 networks" in shown
+    assert "<td>2</td>" in shown and "over the 5 rows trained from several" in shown
+    next((tmp_path / "laptop").glob("pgd-nat-stage3-s1-*/evaluation-*.json")).unlink()
+    shown = pages.scales(SMOKE, Store(tmp_path / "mine"))
+    assert "seed 0; 29 networks" in shown
+    assert "<td>2</td>" not in shown and "Every row was trained from one seed" in shown
 
 
 def test_the_scale_of_the_book_is_not_repeated(scale, tmp_path):

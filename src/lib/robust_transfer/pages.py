@@ -141,29 +141,37 @@ def scales(shown: Profile, store: Store) -> str:
     for name in experiments.SCALES:
         profile = experiments.read_profile(paths.PROFILES / f"{name}.yaml")
         if profile.profile != shown.profile:
-            profile = profile.model_copy(update={"further_seeds": ()})  # they are no rows of it
             sections.append(_scale(profile, Store(store.root, paths.PUBLISHED / profile.folder)))
     return "".join(sections) or "<p>No other scale has been run.</p>"
 
 
 def _scale(profile: Profile, store: Store) -> str:
     """A section with the finished rows of one profile; empty if nothing is trained yet."""
-    networks, how = experiments.grid(profile), experiments.evaluation(profile)
+    how = experiments.evaluation(profile)
+
+    def evaluated(networks: list[Network]) -> dict[Network, Evaluation]:
+        found = {network: find(store, network.config, how) for network in networks}
+        return {network: evaluation for network, evaluation in found.items() if evaluation}
+
+    again = experiments.rows(experiments.again(profile))
+    if len(repeats := evaluated(again)) < len(again):  # seeds are compared once they are whole
+        profile, repeats = profile.model_copy(update={"further_seeds": ()}), {}
+    networks = experiments.grid(profile)
     targets = experiments.rows(networks)
-    found = {network.id: find(store, network.config, how) for network in targets}
-    done = [network for network in targets if found[network.id] is not None]
-    evaluated = [found[network.id] for network in done]
-    trained = [record for network in networks if (record := store.find(network.config))]
+    done = evaluated(targets)
+    needed = networks + experiments.again(profile)
+    trained = [record for network in needed if (record := store.find(network.config))]
     head = f'<section id="{profile.profile}"><h2>Profile {profile.profile}</h2>'
     if not done:
         count = f"{len(trained)} of {len(networks)} networks are trained, no row is evaluated yet."
         return f"{head}<p>{count}</p></section>" if trained else ""
-    ours, theirs = tables.results(done, evaluated), tables.paper(done)
+    ours, theirs = tables.results([*done], [*done.values()]), tables.paper([*done])
+    every = {**done, **repeats}
     missing = [network.label for network in targets if network not in done]
     return (
-        f"{head}<p>{tables.provenance(profile, trained, evaluated)}</p>"
+        f"{head}<p>{tables.provenance(profile, trained, [*every.values()])}</p>"
         f"{tables.table1(ours, theirs, f'table1-{profile.profile}').data}"
-        f"{_compared(profile, done, tables.by_id(done, evaluated))}"
+        f"{_compared(profile, [*done], tables.by_id([*every], [*every.values()]))}"
         + bool(missing) * f"<p>Not finished yet: {', '.join(missing)}.</p>"
         + "</section>"
     )
@@ -173,11 +181,15 @@ def _compared(
     profile: Profile, done: list[Network], named: dict[str, tuple[Evaluation, ...]]
 ) -> str:
     """The differences in and behind the headline whose networks are finished."""
-    pairs = [pair for pair in experiments.COMPARED if {*pair} <= {*named}]
+    finished = {network.id for network in done}
+    pairs = [pair for pair in experiments.COMPARED if {*pair} <= finished]
     if not pairs:
         return ""
     table = tables.comparisons(done, named, pairs)
-    return tables.html(table, f"comparisons-{profile.profile}").data
+    return (
+        tables.html(table, f"comparisons-{profile.profile}").data
+        + f"<p>{tables.between_seeds(named)}</p>"
+    )
 
 
 def trainings(found: list[Record]) -> pd.DataFrame:

@@ -300,8 +300,9 @@ def between_seeds(named: dict[str, tuple[Evaluation, ...]]) -> str:
     return (
         f"Standard deviation between seeds, in points, over the {len(squares)} rows trained from "
         f"several: {shown}. Of the variance in wb_pgd {100 * share:.0f} % is that of one row, "
-        f"`{widest}`. The interval of an accuracy does not include it. That of a difference over "
-        f"fewer than {intervals.ENOUGH} seeds does, as if seeds mattered equally in all rows."
+        f"<code>{widest}</code>. The interval of an accuracy does not include it. That of a "
+        f"difference over fewer than {intervals.ENOUGH} seeds does, as if seeds mattered equally "
+        "in all rows."
     )
 
 
