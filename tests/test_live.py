@@ -29,6 +29,16 @@ def test_records_give_outcomes_accuracies_and_the_papers(records):
     assert records.paper("nat", "natural") == 92.5
 
 
+def test_an_accuracy_between_two_decimals_reads_as_in_the_tables():
+    hits = np.arange(10_000) < 995
+    assert f"{100 * hits.sum() / 10_000:.1f}" != tables.percent(hits.mean())  # so it can differ
+    found = {"outcomes": {"natural": hits}, "content": {"n": 10_000}}
+    found["content"]["outcomes"] = {"natural": pack(hits)}
+    theirs = tables.paper(NETWORKS)
+    records = live.gather(NETWORKS[:1], [SimpleNamespace(**found)], theirs, "")
+    assert f"{records.accuracy('nat', 'natural'):.1f}" == tables.percent(hits.mean())
+
+
 @pytest.mark.parametrize("wrong", [("natt", "natural"), ("nat", "wb")])
 def test_unknown_network_or_column_is_named_with_the_known_ones(records, wrong):
     with pytest.raises(ValueError, match=r"'(natt|wb)': allowed are nat"):
