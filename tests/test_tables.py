@@ -87,6 +87,10 @@ def test_several_seeds_widen_the_interval_and_show_their_spread():
     assert "over the 1 rows" in tables.between_seeds(named)
     assert "35.4 in wb_pgd. Of the variance in wb_pgd 100 %" in tables.between_seeds(named)
     assert "one seed" in tables.between_seeds({"pgd": (alike,)})
+    several = tables.seeds(networks, named, "of-rows").data
+    assert several.count("<td>25.0 and 75.0</td>") == 2 and "of-rows.csv" in several
+    once_each = tables.seeds(networks, tables.by_id(networks, [alike, alike])).data
+    assert "one seed" in once_each and "<table" not in once_each
     pairs = [("pgd", "pgd")]
     assert tables.comparisons(networks, named, pairs)["seeds"].to_list() == [2]
 

@@ -188,7 +188,7 @@ def _compared(
     table = tables.comparisons(done, named, pairs)
     return (
         tables.html(table, f"comparisons-{profile.profile}").data
-        + f"<p>{tables.between_seeds(named)}</p>"
+        + tables.seeds(done, named, f"seeds-{profile.profile}").data
     )
 
 

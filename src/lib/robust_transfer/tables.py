@@ -326,6 +326,15 @@ def over_seeds(networks: list[Network], named: dict[str, tuple[Evaluation, ...]]
     return pd.DataFrame.from_dict(table, "index")
 
 
+def seeds(
+    networks: list[Network], named: dict[str, tuple[Evaluation, ...]], name: str = "seeds"
+) -> HTML:
+    """What further seeds give: accuracies of the rows that have several, and their spread."""
+    table = over_seeds(networks, named)
+    shown = "" if table.empty else html(table, name).data
+    return HTML(f"{shown}<p>{between_seeds(named)}</p>")
+
+
 def comparisons(
     networks: list[Network],
     named: dict[str, tuple[Evaluation, ...]],
