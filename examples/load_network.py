@@ -4,7 +4,7 @@ from robust_transfer import data, experiments, paths
 from robust_transfer.attacks import PGD, share_right
 from robust_transfer.records import Store
 
-profile = experiments.read_profile(paths.PROFILES / "smoke.yaml")  # or laptop.yaml
+profile = experiments.read_profile(paths.PROFILES / "smoke.yaml")  # or overnight.yaml
 networks = {network.id: network for network in experiments.grid(profile)}
 store = Store("results", paths.PUBLISHED / profile.profile)
 model = store.model(networks["pgd-pgd-all"].config)

@@ -1,12 +1,14 @@
 import ast
 import json
+import re
 
 import nbformat
 import papermill
 import pytest
 
 from robust_transfer import notebook, paths, pipeline
-from robust_transfer.experiments import read_profile
+from robust_transfer.experiments import grid, read_profile
+from robust_transfer.records import Store
 from robust_transfer.runner import Runner
 from robust_transfer.study import read_study
 
@@ -33,6 +35,20 @@ def test_there_are_notebooks():
 def test_notebook_is_committed_without_outputs(path):
     for cell in nbformat.read(path, 4).cells:
         assert not cell.get("outputs") and not cell.get("execution_count")
+
+
+def test_what_works_on_stored_networks_suggests_a_profile_that_has_their_weights():
+    pages = [paths.NOTEBOOKS / f"{name}.ipynb" for name in pipeline.DEMONSTRATIONS]
+    example = (paths.ROOT / "examples" / "load_network.py").read_text()
+    suggested = set(re.findall(r"# or ([\w-]+)\.yaml", example))
+    for page in pages:
+        found = re.findall(r"-f notebooks/profiles/([\w-]+)\.yaml", page.read_text())
+        assert found
+        suggested.update(found)
+    for name in suggested:
+        store = Store("none", paths.PUBLISHED / name)
+        for network in grid(read_profile(paths.PROFILES / f"{name}.yaml")):
+            assert store.find(network.config, weights=True) is not None, (name, network.id)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
