@@ -153,14 +153,12 @@ def _scale(profile: Profile, store: Store) -> str:
         found = {network: find(store, network.config, how) for network in networks}
         return {network: evaluation for network, evaluation in found.items() if evaluation}
 
-    again = experiments.rows(experiments.again(profile))
-    if len(repeats := evaluated(again)) < len(again):  # seeds are compared once they are whole
-        profile, repeats = profile.model_copy(update={"further_seeds": ()}), {}
-    networks = experiments.grid(profile)
+    networks, further = experiments.grid(profile), experiments.again(profile)
     targets = experiments.rows(networks)
-    done = evaluated(targets)
-    needed = networks + experiments.again(profile)
-    trained = [record for network in needed if (record := store.find(network.config))]
+    done, repeats = evaluated(targets), evaluated(experiments.rows(further))
+    if len(repeats) < len(experiments.rows(further)):  # seeds are compared once they are whole
+        profile, further, repeats = profile.model_copy(update={"further_seeds": ()}), [], {}
+    trained = [r for network in networks + further if (r := store.find(network.config))]
     head = f'<section id="{profile.profile}"><h2>Profile {profile.profile}</h2>'
     if not done:
         count = f"{len(trained)} of {len(networks)} networks are trained, no row is evaluated yet."

@@ -406,13 +406,13 @@ def provenance(profile: Profile, found: list[Record], evaluations: list[Evaluati
     return (
         f"Profile {profile.profile}: {profile.network}, {profile.source_dataset} to "
         f"{profile.target_dataset} with {profile.train_size:,} training images each, "
-        f"{' and '.join(f'{n:,}' for n in sorted(sizes))} test images, {_seeds(profile)}; "
+        f"{' and '.join(f'{n:,}' for n in sorted(sizes))} test images, {_trained_from(profile)}; "
         f"{len(found)} networks in {minutes:.1f} network-minutes on {'; '.join(sorted(devices))}, "
         f"torch {', '.join(sorted(versions))}."
     )
 
 
-def _seeds(profile: Profile) -> str:
+def _trained_from(profile: Profile) -> str:
     further = ", ".join(map(str, profile.further_seeds))
     return f"seed {profile.seed}" + bool(further) * f", the rows behind the headline also {further}"
 
