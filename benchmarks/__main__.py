@@ -5,7 +5,9 @@ import sys
 
 from benchmarks import accuracy, growth, machine, parts, pipeline
 from benchmarks.settings import Bench, Settings
-from robust_transfer import records
+from robust_transfer.files import write_sealed
+from robust_transfer.records.provenance import provenance
+from robust_transfer.records.store import Store
 
 TURNS = {"network", "dataset", "train_size", "validation_size", "epochs", "rounds", "batch_size"}
 MEASURE = {
@@ -35,10 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
             measure, decisive = MEASURE[name]
             measured = measure(bench) | {
                 "settings": settings.model_dump(mode="json", include=decisive),
-                "machine": hardware | records.provenance(bench.device),
+                "machine": hardware | provenance(bench.device),
             }
-            content = records.Store(bench.folder).read_sealed(path) or {}
-            records.write_sealed(path, content | {name: measured})
+            content = Store(bench.folder).read_sealed(path) or {}
+            write_sealed(path, content | {name: measured})
             print(f"{name}: written to {path}", flush=True)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,10 +8,11 @@ from tqdm import tqdm
 
 from benchmarks.contestants import Work, our_attack, textbook_attack
 from benchmarks.settings import ATTACKS, Bench
-from robust_transfer import experiments, paths
+from robust_transfer import paths
 from robust_transfer.attacks import PGD
-from robust_transfer.engine import DTYPES
-from robust_transfer.training import TrainingConfig
+from robust_transfer.davchev2019 import experiment
+from robust_transfer.training.engine import DTYPES
+from robust_transfer.training.loop import TrainingConfig
 
 DEFENCES = ("nat", "fgsm", "pgd")
 """Published networks that are attacked."""
@@ -73,8 +74,8 @@ def precision(bench: Bench) -> dict:
 
 def subjects(bench: Bench) -> Iterator[tuple[str, TrainingConfig, nn.Module]]:
     """Label, training and plain network of the published baselines and of the benchmark's own."""
-    profile = experiments.read_profile(paths.PROFILES / f"{bench.settings.profile}.yaml")
-    for network in experiments.grid(profile):
+    profile = experiment.read_profile(paths.PROFILES / f"{bench.settings.profile}.yaml")
+    for network in experiment.grid(profile):
         if network.id in DEFENCES:
             model = bench.store.model(network.config, bench.device)
             plain = model.to(memory_format=torch.contiguous_format)

@@ -8,7 +8,7 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
-from robust_transfer.engine import Replay
+from robust_transfer.training.engine import Replay
 
 
 def turns(

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from benchmarks import loops
 from benchmarks.settings import PGD7, Bench
-from robust_transfer import engine, training
 from robust_transfer.attacks import PGD
-from robust_transfer.training import TrainingConfig
+from robust_transfer.training import engine, loop
+from robust_transfer.training.loop import TrainingConfig
 
 Work = Callable[[Tensor, Tensor], object]
 LAST = torch.channels_last
@@ -43,7 +43,7 @@ def our_step(
 ) -> Work:
     """The library's training step; the loss it returns outlives the next step."""
     config = step_config(bench, precision, attack)
-    step = training.Step(model.to(memory_format=LAST), config)
+    step = loop.Step(model.to(memory_format=LAST), config)
     return lambda x, y: step(x, y, 0).clone()
 
 

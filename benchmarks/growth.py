@@ -12,8 +12,10 @@ from torch import nn
 from benchmarks.clock import row, synchronise, turns
 from benchmarks.contestants import Work, our_attack, our_step
 from benchmarks.settings import PGD7, Bench, Settings
-from robust_transfer import data, engine, models
 from robust_transfer.attacks import PGD
+from robust_transfer.data.registry import DATASETS
+from robust_transfer.networks.registry import build
+from robust_transfer.training import engine
 
 BATCH_SIZES = (16, 32, 64, 128, 256, 512)
 DEPTHS = (20, 32, 56)
@@ -63,8 +65,8 @@ def engine_works(bench: Bench, new: Callable[[], nn.Module], attack: PGD = PGD7)
 
 def untrained(bench: Bench, depth: int) -> nn.Module:
     """A network of another depth in eval mode; weights do not change its speed."""
-    classes = data.DATASETS[bench.settings.dataset]
-    return models.build(f"resnet{depth}", classes, seed=0).eval().to(bench.device)
+    classes = DATASETS[bench.settings.dataset].classes
+    return build(f"resnet{depth}", classes, seed=0).eval().to(bench.device)
 
 
 def processes(settings: Settings, count: int, keep_memory: bool = True) -> ProcessPoolExecutor:

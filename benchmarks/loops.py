@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from robust_transfer.attacks import PGD
-from robust_transfer.models import ResNet
+from robust_transfer.networks.cifar import ResNet
 
 
 def attack_batch(

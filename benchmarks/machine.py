@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.clock import synchronise
 from benchmarks.peers import versions
-from robust_transfer.engine import DTYPES
+from robust_transfer.training.engine import DTYPES
 
 FLAGS = ("avx512_bf16", "amx_bf16")
 """Instructions of an x86 processor that multiply in bf16."""

@@ -19,7 +19,7 @@ from benchmarks.growth import processes, run_side_by_side
 from benchmarks.loops import fold_batch_norm
 from benchmarks.peers import PEERS
 from benchmarks.settings import ATTACKS, PGD7, Bench
-from robust_transfer.engine import DTYPES
+from robust_transfer.training.engine import DTYPES
 
 
 def attacks(bench: Bench) -> dict:

@@ -10,15 +10,18 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from benchmarks.peers import PEERS
-from robust_transfer import data, models, paths
+from robust_transfer import paths
 from robust_transfer.attacks import PGD, fgsm
-from robust_transfer.checks import Config
-from robust_transfer.records import Store
+from robust_transfer.config import Config
+from robust_transfer.data.images import Images, to_float
+from robust_transfer.data.registry import DATASETS, load
+from robust_transfer.networks.registry import NETWORKS
+from robust_transfer.presentation.speed import PARTS
+from robust_transfer.records.store import Store
 from robust_transfer.runner import Runner
-from robust_transfer.speed import PARTS
-from robust_transfer.training import TrainingConfig
+from robust_transfer.training.loop import TrainingConfig
 
-RESNETS = tuple(name for name in models.NETWORKS if name.startswith("resnet"))
+RESNETS = tuple(name for name in NETWORKS if name.startswith("resnet"))
 PROFILES = tuple(sorted(path.stem for path in paths.PROFILES.glob("*.yaml")))
 PGD7 = PGD()
 ATTACKS = {"PGD-7": PGD7, "FGSM": fgsm()}
@@ -36,7 +39,7 @@ class Settings(Config):
         2000, ge=2, validate_default=True, description="test images; the part precision takes all"
     )
     data_dir: str = Field("", description="folder of the images")
-    dataset: Literal[tuple(data.DATASETS)] = Field("cifar10", description="the images")
+    dataset: Literal[tuple(DATASETS)] = Field("cifar10", description="the images")
     network: Literal[RESNETS] = Field("resnet56", description="the network; trained if need be")
     train_size: int = Field(8000, ge=2, description="images it is trained on")
     validation_size: int = Field(500, ge=1, description="images that select its epoch")
@@ -97,20 +100,20 @@ class Bench:
         return self.store.model(self.config, self.device)
 
     @cached_property
-    def images(self) -> data.Images:
+    def images(self) -> Images:
         """The test images, on the device."""
         return self.test_images(self.settings.dataset)
 
-    def test_images(self, dataset: str) -> data.Images:
+    def test_images(self, dataset: str) -> Images:
         """The first test images of a data set, on the device."""
         count = self.settings.images
-        return data.load(dataset, "test", count, self.settings.data_dir).to(self.device)
+        return load(dataset, "test", count, self.settings.data_dir).to(self.device)
 
     def batch(self, number: int, size: int = 0) -> tuple[Tensor, Tensor]:
         """Contiguous float images in [0, 1] and labels: the batch of a round."""
         size = size or self.settings.batch_size
         chosen = slice(number * size, (number + 1) * size)
-        pixels = data.to_float(self.images.pixels[chosen])
+        pixels = to_float(self.images.pixels[chosen])
         return pixels.contiguous(), self.images.labels[chosen]
 
 

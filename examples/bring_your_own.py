@@ -11,11 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from robust_transfer import attacks, data, evaluation, models
-from robust_transfer.backbones import Normalise
-from robust_transfer.records import Store
-from robust_transfer.sources import ClassFolders
-from robust_transfer.training import TrainingConfig
+from robust_transfer import attacks
+from robust_transfer.data.layouts import ClassFolders
+from robust_transfer.data.registry import load, register
+from robust_transfer.evaluation import accuracies
+from robust_transfer.networks.backbones import Normalise
+from robust_transfer.networks.registry import NETWORKS
+from robust_transfer.records.store import Store
+from robust_transfer.training.loop import TrainingConfig
 
 folder = Path(sys.argv[1])
 
@@ -32,7 +35,7 @@ for split, count in (("train", 100), ("val", 40)):
             Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(file)
 
 # Data set: from now on it is known by its name.
-data.register(ClassFolders(name="stripes", class_names=["across", "down"], side=16))
+register(ClassFolders(name="stripes", class_names=["across", "down"], side=16))
 
 
 # Network: images in [0, 1] to logits, in parts with names; the last of them is the head.
@@ -51,7 +54,7 @@ class Small(nn.Module):
         return self.head(features.mean((2, 3)))
 
 
-models.NETWORKS["small"] = Small
+NETWORKS["small"] = Small
 
 
 # Attack: anything that is called like this. Here, PGD along a running mean of the gradients.
@@ -77,7 +80,7 @@ target = TrainingConfig(
 store = Store(folder / "results")
 store.get_or_train(target, str(folder), torch.device("cpu"))  # its source first
 
-test = data.load("stripes", "test", 80, str(folder))
+test = load("stripes", "test", 80, str(folder))
 against = {"pgd": attacks.PGD(), "momentum_pgd": momentum_pgd}
-for column, right in evaluation.outcomes(store.model(target), test, against, {}).items():
+for column, right in accuracies.outcomes(store.model(target), test, against, {}).items():
     print(f"{column}: {right.mean():.0%} of {len(right)} images")

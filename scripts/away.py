@@ -31,12 +31,15 @@ from pathlib import Path
 
 import numpy as np
 
-from robust_transfer import evaluation, experiments, paths
-from robust_transfer.checkpoints import epochs_done, write_atomically
-from robust_transfer.evaluation import Evaluation, EvaluationConfig
-from robust_transfer.experiments import Network, Profile
-from robust_transfer.records import CHECKPOINT
+from robust_transfer import paths
+from robust_transfer.davchev2019 import experiment
+from robust_transfer.davchev2019.experiment import Network, Profile
+from robust_transfer.evaluation import accuracies
+from robust_transfer.evaluation.accuracies import Evaluation, EvaluationConfig
+from robust_transfer.files import write_atomically
+from robust_transfer.records.store import CHECKPOINT
 from robust_transfer.runner import Runner
+from robust_transfer.training.checkpoints import epochs_done
 
 PACK_BYTES, PACKS = 16 << 20, 4
 """What comes back: so many files of at most so many bytes."""
@@ -51,7 +54,7 @@ HALF = 0.5
 def evaluations(profile: Profile) -> list[EvaluationConfig]:
     """At the profile's epsilon and, for a second point of the curve, at half of it."""
     halved = profile.model_copy(update={"epsilon": HALF * profile.epsilon})
-    return [experiments.evaluation(profile), experiments.evaluation(halved)]
+    return [experiment.evaluation(profile), experiment.evaluation(halved)]
 
 
 def work(profile: Profile, networks: list[str], runner: Runner) -> None:
@@ -71,15 +74,15 @@ def work(profile: Profile, networks: list[str], runner: Runner) -> None:
             problems.append(str(error))
 
     own = [network for network in chosen if not network.further]
-    first = [network for network in own if network.id in experiments.HEADLINE]
+    first = [network for network in own if network.id in experiment.HEADLINE]
     for part in (first, own, [network for network in chosen if network.further]):
         attempt(runner.train, [network.config for network in part])
-        targets = [n for n in experiments.rows(part) if runner.store.find(n.config)]
+        targets = [n for n in experiment.rows(part) if runner.store.find(n.config)]
         for how in evaluations(profile) if targets else ():
             attempt(runner.train, [how.surrogate])
             attempt(runner.evaluate, [network.config for network in targets], how)
-        if harder := experiments.to_attack_harder(targets):
-            how = experiments.stronger(profile)
+        if harder := experiment.to_attack_harder(targets):
+            how = experiment.stronger(profile)
             attempt(runner.evaluate, [network.config for network in harder], how)
     if problems:
         raise RuntimeError("; ".join(problems))
@@ -87,7 +90,7 @@ def work(profile: Profile, networks: list[str], runner: Runner) -> None:
 
 def select(profile: Profile, networks: list[str]) -> list[Network]:
     """The networks of these ids, in every seed; all of them for an empty list."""
-    return experiments.select(experiments.grid(profile) + experiments.again(profile), networks)
+    return experiment.select(experiment.grid(profile) + experiment.again(profile), networks)
 
 
 def pack(results: Path, packs: Path, home: Collection[str] = ()) -> list[Path]:
@@ -154,10 +157,10 @@ def check(network: Network, how: EvaluationConfig, found: Evaluation, runner: Ru
     Raises:
         ValueError: a column differs in more than that; it names the network.
     """
-    images = evaluation.test_images(how, runner.data_dir).first(SAMPLE)
+    images = accuracies.test_images(how, runner.data_dir).first(SAMPLE)
     model = runner.store.model(network.config)
     name = f"{network.id}, seed {network.config.seed}"
-    again = evaluation.outcomes(model, images, how.attacks, {})
+    again = accuracies.outcomes(model, images, how.attacks, {})
     worst = 0
     for column, outcome in again.items():
         differ = int(np.sum(outcome != found.outcomes[column][: len(images)]))
@@ -179,13 +182,13 @@ def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> li
     Raises:
         ValueError: outcomes differ from those found here; all of these are named.
     """
-    from robust_transfer import pipeline  # here: its packages are not on a borrowed machine
+    from robust_transfer.book import pipeline  # here: its packages are not on a borrowed machine
 
     unpack(packs, Path(runner.results_dir))
-    targets, problems = experiments.rows(select(profile, sample)), []
+    targets, problems = experiment.rows(select(profile, sample)), []
     for how in evaluations(profile):
         for network in targets:
-            found = evaluation.find(runner.store, network.config, how)
+            found = accuracies.find(runner.store, network.config, how)
             if found is not None and runner.store.find(network.config, weights=True) is not None:
                 try:
                     print(check(network, how, found, runner), flush=True)
@@ -199,7 +202,7 @@ def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> li
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    profile = experiments.read_profile(experiments.profile_path(options.profile))
+    profile = experiment.read_profile(experiment.profile_path(options.profile))
     results = Path(paths.resolve(options.results_dir))
     runner = Runner(
         results_dir=str(results),

@@ -11,13 +11,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from robust_transfer import embedded, paths, records
+from robust_transfer import paths
 from robust_transfer.attacks import PGD
-from robust_transfer.checkpoints import write_atomically
-from robust_transfer.evaluation import EvaluationConfig
-from robust_transfer.models import build
-from robust_transfer.records import RECORD, WEIGHTS, Store, write_sealed
-from robust_transfer.training import TrainingConfig
+from robust_transfer.data import glyphs
+from robust_transfer.evaluation.accuracies import EvaluationConfig
+from robust_transfer.files import sha256, write_atomically, write_sealed
+from robust_transfer.networks.registry import build
+from robust_transfer.records.store import RECORD, WEIGHTS, Store
+from robust_transfer.training.loop import TrainingConfig
 
 CPU = torch.device("cpu")
 TINY = {
@@ -85,7 +86,7 @@ def model():
 @pytest.fixture(scope="session")
 def batch():
     """Sixteen embedded images, float in [0, 1], and their labels."""
-    pixels, labels = embedded.draw("glyphs10", "train", 16)
+    pixels, labels = glyphs.draw("glyphs10", "train", 16)
     return torch.from_numpy(pixels).float() / 255, torch.from_numpy(labels)
 
 
@@ -116,7 +117,7 @@ def reweigh(store: Store, config: TrainingConfig) -> None:
     state["head.weight"] += 1
     write_atomically(folder / WEIGHTS, safetensors.torch.save(state))
     content = store.read_sealed(folder / RECORD)
-    content["sha256"][WEIGHTS] = records.sha256(folder / WEIGHTS)
+    content["sha256"][WEIGHTS] = sha256(folder / WEIGHTS)
     write_sealed(folder / RECORD, content)
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from robust_transfer.budgets import Budgets
-from robust_transfer.study import Cell, Study, cells
+from robust_transfer.evaluation.budgets import Budgets
+from robust_transfer.myakala2022.experiment import Cell, Study, cells
 
 TARGET = {"train_size": 8, "validation_size": 2, "test_size": 100, "epochs": 1}
 EPSILONS = (0.01, 8 / 255, 0.09)

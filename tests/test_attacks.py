@@ -21,7 +21,7 @@ from robust_transfer.attacks import (
     predicted,
     share_right,
 )
-from robust_transfer.models import build
+from robust_transfer.networks.registry import build
 
 ATTACKS = {
     "fgsm": fgsm(),

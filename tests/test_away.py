@@ -12,7 +12,7 @@ import yaml
 from conftest import alter
 
 from robust_transfer import paths
-from robust_transfer.checkpoints import epochs_done
+from robust_transfer.training.checkpoints import epochs_done
 from scripts import away
 
 TINY = {"profile": "away", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}

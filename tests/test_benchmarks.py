@@ -13,8 +13,9 @@ from benchmarks.accuracy import judge
 from benchmarks.loops import Convolutions, attack_batch, fold_batch_norm
 from benchmarks.peers import foolbox
 from benchmarks.settings import ATTACKS, Bench, Settings
-from robust_transfer import models, speed
-from robust_transfer.records import Store
+from robust_transfer.networks.registry import build
+from robust_transfer.presentation import speed
+from robust_transfer.records.store import Store
 
 TINY = "--dataset glyphs10 --network resnet8 --train-size 96 --validation-size 32 --epochs 1"
 TINY += " --profile smoke --rounds 1 --batch-size 16 --images 32 --peers foolbox --device cpu"
@@ -166,7 +167,7 @@ def test_folding_batch_norm_keeps_the_logits(model, batch):
 
 
 def test_convolutions_are_counted():
-    bare = Convolutions(models.build("resnet56", 10, 0), torch.rand(1, 3, 32, 32), torch.float32)
+    bare = Convolutions(build("resnet56", 10, 0), torch.rand(1, 3, 32, 32), torch.float32)
     assert bare.forward_gflop == pytest.approx(0.251, abs=0.001)
 
 

@@ -15,7 +15,7 @@ from conftest import alter, descendants, reweigh
 from robust_transfer import runner as runner_module
 from robust_transfer.attacks import PGD
 from robust_transfer.runner import Runner, count_batches, time_batch, weights
-from robust_transfer.training import TrainingConfig, load_data
+from robust_transfer.training.loop import TrainingConfig, load_data
 
 
 def two_workers(folder):
@@ -225,7 +225,7 @@ def test_a_gpu_that_is_not_there_is_said_before_any_training(family, tmp_path):
 ENDLESS = """
 import sys
 from robust_transfer.runner import Runner
-from robust_transfer.training import TrainingConfig
+from robust_transfer.training.loop import TrainingConfig
 
 if __name__ == "__main__":
     Runner(results_dir=sys.argv[1], device="cpu", workers=1).train(

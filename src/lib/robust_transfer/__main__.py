@@ -6,9 +6,11 @@ from pathlib import Path
 
 import papermill
 
-from robust_transfer import experiments, paths, pipeline
-from robust_transfer.records import Store
-from robust_transfer.study import published_study, read_study
+from robust_transfer import paths
+from robust_transfer.book import pipeline
+from robust_transfer.davchev2019 import experiment
+from robust_transfer.myakala2022.experiment import published_study, read_study
+from robust_transfer.records.store import Store
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,8 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         as_published = options.published and not options.profile  # nothing is trained
-        chosen = experiments.published() if as_published else options.profile or "smoke"
-        profile = experiments.profile_path(chosen)
+        chosen = experiment.published_profile() if as_published else options.profile or "smoke"
+        profile = experiment.profile_path(chosen)
         if options.command == "publish":
             _publish(profile, paths.resolve(options.results_dir))
             return 0
@@ -43,7 +45,7 @@ def _study_of(profile: Path) -> Path | None:
 
 def _publish(profile: Path, results_dir: str) -> None:
     """Publish what is finished of a profile, and of the study of the same name."""
-    jobs = [(pipeline.publish, experiments.read_profile(profile))]
+    jobs = [(pipeline.publish, experiment.read_profile(profile))]
     if own := _study_of(profile):
         jobs.append((pipeline.publish_study, read_study(own)))
     for publish, what in jobs:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from robust_transfer.checks import Config, image_batch, one_of
+from robust_transfer.config import Config, one_of
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """What every attack is: model, images and labels to adversarial images, like the images."""
@@ -227,3 +227,33 @@ def constant(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asking:
             parameter.requires_grad_(True)
+
+
+def image_batch(images: Tensor, labels: Tensor) -> None:
+    """Raise ValueError unless images are float ``(N, 3, H, W)`` in [0, 1] with labels to match.
+
+    Labels are int64 ``(N,)``, or float32 ``(N, classes)`` of 0 and 1.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images have shape {tuple(images.shape)}: allowed is (N, 3, H, W)")
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}: allowed is floating point in [0, 1]")
+    if labels.ndim == 2 and labels.dtype == torch.float32:
+        _independent(labels, len(images))
+    elif labels.shape != images.shape[:1]:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}: allowed is ({len(images)},)")
+    elif labels.dtype != torch.int64:
+        raise ValueError(f"labels are {labels.dtype}: allowed is torch.int64")
+    elif labels.numel() and (lowest := labels.min().item()) < 0:
+        raise ValueError(f"labels hold {lowest}: allowed are classes from 0")
+    low, high = (images.min().item(), images.max().item()) if images.numel() else (0.0, 1.0)
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]: allowed is [0, 1]")
+
+
+def _independent(labels: Tensor, count: int) -> None:
+    if len(labels) != count:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}: allowed is ({count}, classes)")
+    wrong = labels[(labels != 0) & (labels != 1)]
+    if wrong.numel():
+        raise ValueError(f"labels hold {wrong[0]:.3g}: allowed are 0 and 1")

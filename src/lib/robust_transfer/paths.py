@@ -11,7 +11,6 @@ EXECUTED = BOOK / "_executed"
 GENERATED = BOOK / "_static" / "generated"
 PUBLISHED = BOOK / "results"
 REFERENCE = BOOK / "reference"
-PAPER_TABLE = REFERENCE / "davchev2019_table1.csv"
 
 
 def resolve(path: str) -> str:

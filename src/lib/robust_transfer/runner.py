@@ -23,13 +23,16 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from robust_transfer import budgets, data, engine, evaluation, records, training
 from robust_transfer.attacks import loss_of
-from robust_transfer.checks import Config
-from robust_transfer.study import Cell
-from robust_transfer.training import TrainingConfig, initial_model
+from robust_transfer.config import Config
+from robust_transfer.data.images import Images
+from robust_transfer.evaluation import accuracies, budgets
+from robust_transfer.records.provenance import commit
+from robust_transfer.records.store import Record, Store
+from robust_transfer.training import engine, loop
+from robust_transfer.training.loop import TrainingConfig, initial_model
 
-records.commit()  # asked now, of the files imported: they may change before a worker starts
+commit()  # asked now, of the files imported: they may change before a worker starts
 
 POLL_SECONDS = 5
 """Between two looks at how far networks are; each is an output of a cell under papermill."""
@@ -43,7 +46,7 @@ class Runner(Config):
     Attributes:
         results_dir: folder of the records made here.
         published_dir: folder of published records, taken as they are; "" ignores them.
-        data_dir: folder of the images; see ``data.load``.
+        data_dir: folder of the images; see ``data.registry.load``.
         device: ``auto`` takes a CUDA GPU where there is one.
         workers: networks trained side by side; 0 is one per core on a CPU and one on a GPU. On a
             GPU their kernels take turns, unless NVIDIA's multi-process service (MPS) runs.
@@ -56,9 +59,9 @@ class Runner(Config):
     workers: int = Field(0, ge=0)
 
     @property
-    def store(self) -> records.Store:
+    def store(self) -> Store:
         """The record store of both folders."""
-        return records.Store(self.results_dir, self.published_dir or None)
+        return Store(self.results_dir, self.published_dir or None)
 
     @property
     def torch_device(self) -> torch.device:
@@ -87,7 +90,7 @@ class Runner(Config):
             return []
         return (self._absent(config.source, True) if config.source else []) + [config]
 
-    def train(self, configs: list[TrainingConfig], weights: bool = False) -> list[records.Record]:
+    def train(self, configs: list[TrainingConfig], weights: bool = False) -> list[Record]:
         """Train the networks that have no record yet, sources first; return all records.
 
         Args:
@@ -104,8 +107,8 @@ class Runner(Config):
         return [self.store.find(config) for config in configs]
 
     def evaluate(
-        self, configs: list[TrainingConfig], how: evaluation.EvaluationConfig
-    ) -> list[evaluation.Evaluation]:
+        self, configs: list[TrainingConfig], how: accuracies.EvaluationConfig
+    ) -> list[accuracies.Evaluation]:
         """Evaluate finished networks that have no such evaluation yet; return all of them.
 
         What was published without weights is trained anew where an evaluation is missing.
@@ -117,51 +120,48 @@ class Runner(Config):
         """
 
         def missing() -> list[TrainingConfig]:
-            return [c for c in configs if evaluation.find(self.store, c, how) is None]
+            return [c for c in configs if accuracies.find(self.store, c, how) is None]
 
         if wanted := missing():
             for config in (*wanted, how.surrogate):
-                evaluation.weights_of(self.store, config)
+                accuracies.weights_of(self.store, config)
         if wanted := self._with_weights(missing, how.surrogate):
             print(f"evaluating {len(wanted)} networks on {how.test_size} test images", flush=True)
-            evaluation.black_box_examples(self.store, how, self.data_dir, self.torch_device)
+            accuracies.black_box_examples(self.store, how, self.data_dir, self.torch_device)
             work = partial(self._evaluate_one, how)
             self._run(work, wanted, {c.hash: 1 for c in wanted}, "network")
-        found = [evaluation.find(self.store, config, how) for config in configs]
-        evaluation.same_images(found)
+        found = [accuracies.find(self.store, config, how) for config in configs]
+        accuracies.same_images(found)
         return found
 
-    def measure(self, table: Sequence[Cell]) -> list[list[budgets.Budgets]]:
-        """Train what is missing for paper B's cells and measure it; return all measurements.
+    def measure(
+        self, wanted: Sequence[tuple[TrainingConfig, budgets.BudgetConfig]]
+    ) -> list[budgets.Budgets]:
+        """Train what is missing and measure it over budgets; return all measurements.
 
         What was published without weights is trained anew where a measurement is missing.
 
-        Returns:
-            Per cell the measurements of its repeats.
+        Args:
+            wanted: the networks, each with what is measured on it.
 
         Raises:
             RuntimeError: some networks failed; what is finished stays.
             ValueError: stored measurements of a task are of other test images than the others.
         """
-        hows = {config.hash: cell.budgets for cell in table for config in cell.configs}
-        configs = {config.hash: config for cell in table for config in cell.configs}
+        hows = {config.hash: how for config, how in wanted}
 
         def missing() -> list[TrainingConfig]:
-            absent = (k for k in hows if budgets.find(self.store, configs[k], hows[k]) is None)
-            return [configs[key] for key in absent]
+            absent = [c for c, how in wanted if budgets.find(self.store, c, how) is None]
+            return list({config.hash: config for config in absent}.values())
 
-        if wanted := self._with_weights(missing):
-            print(f"measuring {len(wanted)} networks", flush=True)
+        if absent := self._with_weights(missing):
+            print(f"measuring {len(absent)} networks", flush=True)
             work = partial(self._measure_one, hows)
-            self._run(work, wanted, {c.hash: 1 for c in wanted}, "network")
-        found = [
-            [budgets.find(self.store, config, cell.budgets) for config in cell.configs]
-            for cell in table
-        ]
-        for how in {cell.budgets for cell in table}:
-            same = [row for cell, row in zip(table, found, strict=True) if cell.budgets == how]
-            evaluation.same_images(budget for row in same for budget in row)
-        return found
+            self._run(work, absent, {c.hash: 1 for c in absent}, "network")
+        found = [(how, budgets.find(self.store, config, how)) for config, how in wanted]
+        for how in {how for how, _ in found}:
+            accuracies.same_images(budget for other, budget in found if other == how)
+        return [budget for _, budget in found]
 
     def _with_weights(
         self, missing: Callable[[], list[TrainingConfig]], *also: TrainingConfig
@@ -180,8 +180,8 @@ class Runner(Config):
     def _train_one(self, config: TrainingConfig) -> None:
         self.store.get_or_train(config, self.data_dir, self.torch_device)
 
-    def _evaluate_one(self, how: evaluation.EvaluationConfig, config: TrainingConfig) -> None:
-        evaluation.get_or_evaluate(self.store, config, how, self.data_dir, self.torch_device)
+    def _evaluate_one(self, how: accuracies.EvaluationConfig, config: TrainingConfig) -> None:
+        accuracies.get_or_evaluate(self.store, config, how, self.data_dir, self.torch_device)
 
     def _announce(self, missing: list[TrainingConfig]) -> None:
         """Find out what cannot work before hours are spent, and say what will run."""
@@ -189,7 +189,7 @@ class Runner(Config):
         device, batch_seconds = self.torch_device, {}
         seconds = bytes_needed = 0
         for config in missing:
-            images, validation = training.load_data(config, self.data_dir)
+            images, validation = loop.load_data(config, self.data_dir)
             kind = config.network, config.dataset, config.batch_size
             if kind not in batch_seconds:
                 batch_seconds[kind] = time_batch(config, images, device)
@@ -285,13 +285,13 @@ def weights(config: TrainingConfig) -> int:
     return sum(p.numel() for p in initial_model(config, None).parameters())
 
 
-def time_batch(config: TrainingConfig, images: data.Images, device: torch.device) -> float:
+def time_batch(config: TrainingConfig, images: Images, device: torch.device) -> float:
     """Seconds of one forward and backward pass of a batch here, the whole machine at it."""
     model = initial_model(config, None).to(device)
     pixels, labels = (part.to(device) for part in next(images.batches(config.batch_size)))
     for _ in range(2):  # the first warms up
         started = time.perf_counter()
-        with training.precision(config, device):
+        with loop.precision(config, device):
             loss = loss_of(model(pixels), labels)
         loss.backward()
         loss.item()

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from robust_transfer import evaluation, experiments, intervals, tables
 from robust_transfer.claims import quantities
 from robust_transfer.claims.quantities import Cell, Mean, Pair
-from robust_transfer.evaluation import COLUMNS, Evaluation
-from robust_transfer.experiments import Profile
-from robust_transfer.intervals import Interval, Spread
-from robust_transfer.records import Store
+from robust_transfer.evaluation import accuracies, intervals
+from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
+from robust_transfer.evaluation.intervals import Interval, Spread
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Evidence:
     def spread(self, column: str) -> Spread | None:
         """How far apart seeds lie in a column, over the networks that have several."""
         named = {name: tuple(repeats.values()) for name, repeats in self.evaluations.items()}
-        return tables.spread(named, column)
+        return accuracies.spread(named, column)
 
     def borrows(self, first: Cell, second: Cell) -> bool:
         """Whether the interval of their gap takes the spread between seeds from other networks."""
@@ -96,20 +94,3 @@ class Evidence:
             mean = self.means(*cells)
             table[column] = [mean(cell) / 100 for cell in cells]
         return table
-
-
-def gather(profile: Profile, store: Store) -> Evidence:
-    """Read the evidence on paper A from the records of a profile, further seeds included.
-
-    Raises:
-        FileNotFoundError: a network has no evaluation; names it.
-    """
-    rows, how = experiments.rows(experiments.grid(profile)), experiments.evaluation(profile)
-    found: dict[str, dict[int, Evaluation]] = {}
-    for network in rows + experiments.rows(experiments.again(profile)):
-        outcome = evaluation.find(store, network.config, how)
-        if outcome is None:
-            seed = network.config.seed
-            raise FileNotFoundError(f"{network.id}, seed {seed}: no evaluation in {store.root}")
-        found.setdefault(network.id, {})[network.config.seed] = outcome
-    return Evidence(found, tables.paper(rows))

@@ -26,7 +26,7 @@ from robust_transfer.claims.outcome import (
     holds,
 )
 from robust_transfer.claims.quantities import Cell, Mean, Pair
-from robust_transfer.intervals import signed, with_interval
+from robust_transfer.evaluation.intervals import signed, with_interval
 
 
 class Rule(Protocol):

@@ -7,7 +7,6 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from robust_transfer import paths
-from robust_transfer.claims import paper_a
 from robust_transfer.claims.evidence import Evidence
 from robust_transfer.claims.outcome import (
     ALPHA,
@@ -87,9 +86,7 @@ def read() -> pd.DataFrame:
     return pd.read_csv(paths.REFERENCE / "claims.csv", index_col="id", keep_default_na=False)
 
 
-def judge(
-    evidence: Evidence, groups: dict[str, dict[str, Claim]] = paper_a.GROUPS
-) -> dict[str, Judgement]:
+def judge(evidence: Evidence, groups: dict[str, dict[str, Claim]]) -> dict[str, Judgement]:
     """Test the claims of one paper, which is the family of Holm's correction.
 
     Args:

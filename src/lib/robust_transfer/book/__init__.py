@@ -1,0 +1,1 @@
+"""From notebooks and records to the published book."""

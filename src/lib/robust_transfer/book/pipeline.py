@@ -1,0 +1,227 @@
+"""The pipeline: execute the notebooks in order with papermill, then build the book from them."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+
+from robust_transfer import paths
+from robust_transfer.book import pages
+from robust_transfer.book.notebook import INJECTED, settings, study_settings
+from robust_transfer.davchev2019 import experiment, figures, tables
+from robust_transfer.evaluation import budgets, layers
+from robust_transfer.evaluation.accuracies import Evaluation, find
+from robust_transfer.files import write_sealed
+from robust_transfer.myakala2022 import repeats
+from robust_transfer.myakala2022.experiment import STUDY_TABLE, Study, cells, read_study
+from robust_transfer.records.store import RECORD, WEIGHTS, Record, Store, folder_name
+from robust_transfer.runner import Runner
+from robust_transfer.training.loop import TrainingConfig, load_data
+
+EXPERIMENT = (
+    "01_source",
+    "02_transfer",
+    "03_evaluation",
+    "04_figures",
+    "07_verdicts",
+    "09_browser",
+)
+"""Run at the scale of the profile asked for."""
+STUDY = ("10_study", "11_forensics")
+"""Run at the scale of a study."""
+DEMONSTRATIONS = ("00_threat_models", "05_explore", "06_speed", "08_seeing")
+"""Run on the embedded images, which every reader has, or on none."""
+
+
+def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
+    """Execute all notebooks in order and build the book.
+
+    Args:
+        profile: papermill parameter file of paper A's notebooks.
+        study_file: of paper B's; another one than the profile's own only shows published records.
+        where: parameters of ``Runner`` for every notebook.
+
+    Returns:
+        The book's first page.
+
+    Raises:
+        ValueError, FileNotFoundError: a profile that is not valid, or data that is not there,
+            before anything runs.
+        papermill.PapermillExecutionError: a cell failed; the notebook so far is in
+            ``book/_executed``.
+        RuntimeError: the book does not build cleanly.
+    """
+    protocol = experiment.read_profile(profile)
+    where_study = where
+    if study_file.stem != profile.stem:
+        where_study = where | {"published_dir": "book/results"}
+    shared = Runner().model_dump()
+    _, runner = settings(protocol.model_dump() | shared | where)
+    second, study_runner = study_settings(
+        read_study(study_file).model_dump() | shared | where_study
+    )
+    networks = experiment.grid(protocol) + experiment.again(protocol)
+    needed = [network.config for network in networks]
+    also = [config for cell in cells(second) for config in cell.configs]
+    for config in runner.missing(needed) + study_runner.missing(also):
+        load_data(config, runner.data_dir)  # now, not after the first notebooks
+    smoke = paths.PROFILES / "smoke.yaml"
+    parameters = {name: yaml.safe_load(profile.read_text()) | where for name in EXPERIMENT}
+    parameters |= {name: yaml.safe_load(smoke.read_text()) | where for name in DEMONSTRATIONS}
+    parameters |= {name: yaml.safe_load(study_file.read_text()) | where_study for name in STUDY}
+    for name in sorted(parameters):
+        execute(name, parameters[name])
+    return build(protocol, runner.store, second, study_runner.store)
+
+
+def execute(name: str, parameters: dict[str, object]) -> None:
+    """Execute one notebook into ``book/_executed``."""
+    print(f"executing notebooks/{name}.ipynb", flush=True)
+    executed = paths.EXECUTED / f"{name}.ipynb"
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(
+        paths.NOTEBOOKS / f"{name}.ipynb",
+        executed,
+        parameters,
+        kernel_name="python3",
+        cwd=paths.NOTEBOOKS,
+        progress_bar=False,
+        stdout_file=sys.stdout,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it would warn of TCP in every kernel
+        coalesce_streams=True,  # of a progress bar only the last state stays
+    )
+    notebook = nbformat.read(executed, nbformat.NO_CONVERT)
+    tidy(notebook)
+    nbformat.write(notebook, executed)
+
+
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Make an executed notebook fit to publish, in place.
+
+    Paths and times of this machine go, and parameters are folded away.
+    """
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        tags = cell.metadata.get("tags", [])
+        if cell.source.startswith(INJECTED) or "parameters" in tags:
+            cell.metadata["tags"] = [*tags, "hide-input"]
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = output.text.replace(f"{paths.ROOT}/", "")
+
+
+def build(profile: experiment.Profile, store: Store, study: Study, study_store: Store) -> Path:
+    """Build the HTML book from executed notebooks and finished records, warnings being errors."""
+    pages.write(profile, store, study, study_store)
+    builder = Path(sys.executable).with_name("jupyter-book")
+    command = [str(builder), "build", "-W", "-n", "--keep-going", str(paths.ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+        problems = [line for line in log.splitlines() if "WARNING" in line or "ERROR" in line]
+        raise RuntimeError(
+            "the book does not build cleanly: " + "; ".join(problems or [log[-2000:]])
+        )
+    return paths.ROOT / "_build" / "html" / "index.html"
+
+
+def publish(profile: experiment.Profile, store: Store) -> list[str]:
+    """Copy the finished records of a profile to ``book/results``.
+
+    Networks of further seeds, and their sources, go without weights. Table 1 and its heatmap go
+    with them once nothing that the book shows is missing.
+
+    Returns:
+        What is not finished yet.
+    """
+    target = paths.PUBLISHED / profile.folder
+    there = Store(target / "none", target)  # what is published, by itself
+    networks = experiment.grid(profile) + experiment.again(profile)
+    targets = experiment.rows(networks)
+    for network in sorted(networks, key=lambda network: network.role == "source"):
+        if network.role == "source" and there.find(network.config) is not None:
+            continue  # what transfers started from; one trained anew since would void them
+        _copy(store.lineage(network.config), target, weights=not network.further)
+        _copy_evaluations(store, network.config, target)
+    missing = [_named(network) for network in networks if there.find(network.config) is None]
+    how, harder = experiment.evaluation(profile), experiment.stronger(profile)
+    evaluations = [find(there, network.config, how) for network in targets]
+    for network, evaluation in zip(targets, evaluations, strict=True):
+        if evaluation is None:
+            missing.append(f"evaluation of {_named(network)}")
+    for network in experiment.to_attack_harder(targets):
+        if find(there, network.config, harder) is None:
+            missing.append(f"stronger attack on {_named(network)}")
+    if not missing:
+        own = [(n, e) for n, e in zip(targets, evaluations, strict=True) if not n.further]
+        _draw_table(profile.profile, *map(list, zip(*own, strict=True)), target)
+    return missing
+
+
+def _named(network: experiment.Network) -> str:
+    return network.id + network.further * f", seed {network.config.seed}"
+
+
+def _draw_table(
+    name: str, targets: list[experiment.Network], evaluations: list[Evaluation], target: Path
+) -> None:
+    ours, theirs = tables.results(targets, evaluations), tables.paper(targets)
+    ours.drop(columns="label").round(6).to_csv(target / experiment.TABLE)
+    figures.heatmaps({name: ours, "paper": theirs}, tables.heatmap_blocks("4", theirs)).savefig(
+        target / "figure4.png", dpi=100
+    )
+
+
+def publish_study(study: Study, store: Store) -> list[str]:
+    """Copy the finished records of a study to ``book/results``, and all measurements as a table.
+
+    Fine-tuned networks are many; they go without weights, their sources with them. The table goes
+    with them once nothing is missing.
+
+    Returns:
+        What is not finished yet.
+    """
+    target = paths.PUBLISHED / study.folder
+    missing, table = [], cells(study)
+    measured: list[list[budgets.Budgets]] = [[] for _ in table]
+    for cell, repeated in zip(table, measured, strict=True):
+        for config in cell.configs:
+            found = budgets.find(store, config, cell.budgets)
+            if found is None:
+                missing.append(f"{config.name}, seed {config.seed}")
+                continue
+            repeated.append(found)
+            *sources, own = store.lineage(config)
+            _copy(sources, target, weights=True)
+            _copy([own], target, weights=False)
+            folder = target / folder_name(config)
+            write_sealed(folder / budgets.file_name(cell.budgets), found.content)
+            if (content := store.read_beside(config, layers.NAME, {})) is not None:
+                write_sealed(folder / layers.NAME, content)
+    if not missing:
+        repeats.tidy(table, measured).round(6).to_csv(target / STUDY_TABLE, index=False)
+    return missing
+
+
+def _copy_evaluations(store: Store, config: TrainingConfig, target: Path) -> None:
+    for name, content in store.beside(config, "evaluation-*.json").items():
+        write_sealed(target / folder_name(config) / name, content)
+
+
+def _copy(found: list[Record], target: Path, weights: bool) -> None:
+    """Copy records to where others are published, if they are not from there."""
+    for record in found:
+        if record.folder.parent == target:
+            continue
+        folder = target / record.folder.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (RECORD, *record.content["sha256"]):
+            if weights or name != WEIGHTS:
+                shutil.copyfile(record.folder / name, folder / name)

@@ -1,0 +1,85 @@
+"""The base of every configuration: frozen, validated, hashed, read from YAML.
+
+Errors are one line each; they name the parameter, its value and what is allowed.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, typed, no unknown fields, one-line errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    def __init__(self, **fields) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ValueError(describe(type(self), error)) from None
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits that stand for all fields, those of fields included."""
+        return config_hash(self)
+
+
+def config_hash(config: Config) -> str:
+    """Sixteen hexadecimal digits that stand for the fields of a configuration.
+
+    Fields at their default stay out, so that a field added later leaves old records valid.
+    """
+    fields = config.model_dump(mode="json", exclude_defaults=True)
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def describe(config: type[BaseModel], error: ValidationError) -> str:
+    """Put a validation error of ``config`` into one line."""
+    complaints = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(sorted(config.model_fields))
+            complaints.append(f"unknown parameter {name}; known: {known}")
+        elif problem["type"] == "missing":
+            complaints.append(f"{name} is required")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            if name:  # else the message names it; where it does too, the field's own name counts
+                given = f" = {problem['input']!r}: "
+                message = f"{name}{given}{message.partition(given)[2] or message}"
+            complaints.append(message)
+    return "; ".join(complaints)
+
+
+def one_of(parameter: str, value: str, allowed: Collection[str]) -> None:
+    """Raise ValueError unless ``value`` is one of the ``allowed`` words."""
+    if value not in allowed:
+        raise ValueError(f"{parameter} = {value!r}: allowed are {', '.join(sorted(allowed))}")
+
+
+def read(kind: type[Config], path: Path | str) -> Config:
+    """Read a configuration in a papermill parameter file, which says nothing of where to run.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a mapping in YAML, an unknown or a missing parameter, or a value that is
+            not allowed.
+    """
+    try:
+        given = yaml.safe_load(Path(path).read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: a {type(given).__name__}; allowed are lines of name: value")
+    config = kind(**given)
+    if absent := [name for name in kind.model_fields if name not in given]:
+        # papermill would leave these at the notebook's own values, which are another file's
+        what = kind.__name__.lower()
+        raise ValueError(f"{path}: a {what} gives every parameter; {', '.join(absent)} missing")
+    return config

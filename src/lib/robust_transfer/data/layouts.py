@@ -1,0 +1,283 @@
+"""Where the images of a data set are found, in which layout, and in which order.
+
+A layout lists pictures and labels without decoding any; ``decode`` opens and resizes the pictures.
+"""
+
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as parquet
+from PIL import Image, ImageOps
+from torchvision.datasets import ImageFolder
+
+from robust_transfer.data import glyphs
+
+SEED = 0  # of every order made here, by NumPy's legacy generator, which never changes its stream
+
+
+class Picture(NamedTuple):
+    """An image that is still to be decoded: the file it is in, and how to open it."""
+
+    file: Path | None
+    open: Callable[[], Image.Image]
+
+
+Found = tuple[list[Picture], np.ndarray]
+"""Pictures, and their labels: int64 ``(N,)``, or float32 ``(N, classes)`` in {0, 1}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """A data set; its subclasses are the layouts.
+
+    Attributes:
+        name: of the data set, and of its folder.
+        class_names: in the order of the labels.
+        side: height and width of its images in pixels, unless others are asked for.
+        multi_label: whether an image may show several classes, or none.
+    """
+
+    name: str
+    class_names: list[str]
+    side: int
+    multi_label: ClassVar[bool] = False
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, and of a network's logits."""
+        return len(self.class_names)
+
+    def find(self, split: str, count: int, data_dir: str) -> Found:
+        """Find the first ``count`` images of a split; see ``data.registry.load`` for the errors."""
+        raise NotImplementedError
+
+    def folder(self, data_dir: str) -> Path:
+        """Return the data set's own folder."""
+        if not data_dir:
+            raise FileNotFoundError(f"data_dir = '': {self.name} needs the folder of its images")
+        return Path(data_dir) / self.name
+
+    def check_count(self, split: str, count: int, available: int) -> None:
+        """Raise ValueError unless a split of ``available`` images has ``count``."""
+        if not 0 < count <= available:
+            raise ValueError(f"count = {count}: {self.name} {split} has 1 to {available} images")
+
+
+class Drawn(DataSet):
+    """An embedded task: drawn by code, it needs no folder."""
+
+    def find(self, split: str, count: int, data_dir: str) -> Found:
+        pixels, labels = glyphs.draw(self.name, split, count)
+        return in_memory(pixels.transpose(0, 2, 3, 1)), labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(DataSet):
+    """The layout of the Hugging Face hub: ``<name>/<split>-<shard>-of-<shards>.parquet``.
+
+    Attributes:
+        sizes: how many images each split has.
+        image_column, label_column: what the columns are called.
+        test_stem: what the shards of the test split are called.
+    """
+
+    sizes: dict[str, int]
+    image_column: str = "image"
+    label_column: str = "label"
+    test_stem: str = "test"
+
+    def find(self, split: str, count: int, data_dir: str) -> Found:
+        self.check_count(split, count, self.sizes[split])
+        stem = self.test_stem if split == "test" else split
+        shards = sorted(self.folder(data_dir).glob(f"{stem}-*.parquet"))
+        if not shards:
+            return self.find_elsewhere(split, count, data_dir)
+        pictures: list[Picture] = []
+        labels: list[int] = []
+        for index, shard in enumerate(shards):
+            if f"-{index:05d}-of-" not in shard.name:
+                raise FileNotFoundError(
+                    f"{shard.parent}: shard {index} of {self.name} {stem} is missing"
+                )
+            try:
+                table = parquet.read_table(shard, columns=[self.image_column, self.label_column])
+                table = table.slice(0, count - len(labels))
+                cells = table[self.image_column].to_pylist()
+                pictures += [Picture(shard, partial(from_bytes, cell["bytes"])) for cell in cells]
+                labels += table[self.label_column].to_pylist()
+            except Exception as error:
+                raise unreadable(shard, self.name, error) from None
+            if len(labels) == count:
+                break
+        if len(labels) < count:
+            raise FileNotFoundError(
+                f"{shards[0].parent}: {count} {stem} images wanted, {len(labels)} found; "
+                "a shard is missing"
+            )
+        if not 0 <= min(labels) <= max(labels) < len(self.class_names):
+            raise ValueError(
+                f"{shards[0].parent}: labels from {min(labels)} to {max(labels)}; "
+                f"allowed are 0 to {len(self.class_names) - 1}"
+            )
+        return pictures, np.asarray(labels, dtype=np.int64)
+
+    def find_elsewhere(self, split: str, count: int, data_dir: str) -> Found:
+        """Find the images where there are no shards."""
+        stem = self.test_stem if split == "test" else split
+        raise FileNotFoundError(f"data_dir = '{data_dir}': no {self.name}/{stem}-*.parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cifar(Parquet):
+    """CIFAR as parquet shards, or else as torchvision keeps, or may put, its download."""
+
+    torchvision_class: type
+
+    def find_elsewhere(self, split: str, count: int, data_dir: str) -> Found:
+        try:
+            found = self.torchvision_class(data_dir, train=split == "train", download=True)
+        except Exception as error:
+            raise FileNotFoundError(
+                f"data_dir = '{data_dir}': no {self.name}/{split}-*.parquet, and torchvision's "
+                f"{self.name} is neither there nor could be downloaded ({error})"
+            ) from None
+        return in_memory(found.data[:count]), np.asarray(found.targets[:count], dtype=np.int64)
+
+
+class ClassFolders(DataSet):
+    """Image files by class: ``<name>/train/<class>/*`` and ``<name>/val/<class>/*``.
+
+    Classes are the folders in alphabetical order, as many as ``class_names``. They take turns: the
+    first k images of every class, in a shuffled order, come before any class's next.
+    """
+
+    def find(self, split: str, count: int, data_dir: str) -> Found:
+        folder = self.folder(data_dir) / {"train": "train", "test": "val"}[split]
+        try:
+            found = ImageFolder(folder)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"data_dir = '{data_dir}': {error}") from None
+        if len(found.classes) != len(self.class_names):
+            raise ValueError(
+                f"data_dir = '{data_dir}': {self.name}/{folder.name} has {len(found.classes)} "
+                f"class folders; allowed are {len(self.class_names)}"
+            )
+        self.check_count(split, count, len(found))
+        order = np.random.RandomState(SEED).permutation(len(found))
+        labels = pd.Series(np.asarray(found.targets, dtype=np.int64)[order])
+        turns = np.argsort(labels.groupby(labels).cumcount(), kind="stable")[:count]
+        files = [Path(found.samples[index][0]) for index in order[turns]]
+        return from_files(files), labels.to_numpy()[turns]
+
+
+class ChestXray14(DataSet):
+    """The NIH's own layout: a table, images in ``images/`` or ``images_*/images/``, and lists.
+
+    The table is ``Data_Entry_2017.csv``; its columns in ``COLUMNS`` are read. A split is
+    ``train_val_list.txt`` or ``test_list.txt``, an image name a line. With neither, a fifth of the
+    patients, chosen with a fixed seed, are the test split. Both come in a shuffled order.
+    """
+
+    multi_label = True
+    TABLE = "Data_Entry_2017.csv"
+    COLUMNS = ("Image Index", "Finding Labels", "Patient ID")
+    LISTS: ClassVar = {"train": "train_val_list.txt", "test": "test_list.txt"}
+
+    def find(self, split: str, count: int, data_dir: str) -> Found:
+        folder = self.folder(data_dir)
+        rows = self.rows(folder, split)
+        self.check_count(split, count, len(rows))
+        rows = rows.iloc[np.random.RandomState(SEED).permutation(len(rows))[:count]]
+        files = {file.name: file for file in folder.glob("images/*")}
+        files |= {file.name: file for file in folder.glob("images_*/images/*")}
+        absent = rows["Image Index"][~rows["Image Index"].isin(list(files))]
+        if len(absent):
+            raise FileNotFoundError(
+                f"{folder}: {absent.iloc[0]} of {self.TABLE} is neither in images nor in "
+                "images_*/images"
+            )
+        # "No Finding" is no column: it is the label of zeros.
+        findings = rows["Finding Labels"].str.get_dummies("|")
+        labels = findings.reindex(columns=self.class_names, fill_value=0).to_numpy(np.float32)
+        return from_files([files[name] for name in rows["Image Index"]]), labels
+
+    def rows(self, folder: Path, split: str) -> pd.DataFrame:
+        """Return the rows of the table that belong to a split, in the table's order."""
+        path = folder / self.TABLE
+        if not path.exists():
+            raise FileNotFoundError(f"data_dir = '{folder.parent}': no {self.name}/{self.TABLE}")
+        try:
+            table = pd.read_csv(path, usecols=self.COLUMNS, keep_default_na=False)
+        except Exception as error:
+            raise unreadable(path, self.name, error) from None
+        findings = table["Finding Labels"].str.split("|").explode()
+        unknown = findings[~findings.isin([*self.class_names, "No Finding"])]
+        if len(unknown):
+            raise ValueError(
+                f"{path}: finding = {unknown.iloc[0]!r}: allowed are No Finding, "
+                + ", ".join(self.class_names)
+            )
+        if any((folder / name).exists() for name in self.LISTS.values()):
+            listed = (folder / self.LISTS[split]).read_text().split()
+            return table[table["Image Index"].isin(listed)]
+        patients = np.random.RandomState(SEED).permutation(np.unique(table["Patient ID"]))
+        tested = table["Patient ID"].isin(patients[: len(patients) // 5])
+        return table[tested if split == "test" else ~tested]
+
+
+def from_bytes(encoded: bytes) -> Image.Image:
+    """Open an encoded image."""
+    return Image.open(io.BytesIO(encoded))
+
+
+def from_files(files: list[Path]) -> list[Picture]:
+    """List image files as pictures."""
+    return [Picture(file, partial(Image.open, file)) for file in files]
+
+
+def in_memory(pixels: np.ndarray) -> list[Picture]:
+    """List images, uint8 ``(N, H, W, 3)``, as pictures."""
+    return [Picture(None, partial(Image.fromarray, image)) for image in pixels]
+
+
+def unreadable(file: Path | None, name: str, error: Exception) -> OSError:
+    """Make the error of a damaged file of the data set ``name``, in one line."""
+    reason = " ".join(str(error).split())
+    return OSError(f"{file}: not a readable {name} file, copy it anew ({reason})")
+
+
+def decode(pictures: list[Picture], name: str, side: int) -> np.ndarray:
+    """Decode the pictures of the data set ``name`` into one array.
+
+    Where a picture has another size, its middle square is resized with an antialiasing bicubic
+    filter: the shorter side becomes ``side``, what the longer one has more is cut off. Grey becomes
+    three equal channels.
+
+    Returns:
+        uint8 ``(N, 3, side, side)`` in 0–255, each image written where it stays: at 224 pixels
+        paper B's 50,000 take 7.5 GB.
+
+    Raises:
+        OSError: a picture is truncated or altered.
+    """
+    pixels = np.empty((len(pictures), 3, side, side), np.uint8)
+
+    def put(index: int) -> None:
+        try:
+            image = pictures[index].open().convert("RGB")
+        except Exception as error:
+            raise unreadable(pictures[index].file, name, error) from None
+        square = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
+        pixels[index] = np.asarray(square).transpose(2, 0, 1)
+
+    with ThreadPoolExecutor() as threads:  # Pillow decodes and resizes outside Python's lock
+        for _ in threads.map(put, range(len(pictures))):
+            pass
+    return pixels

@@ -1,0 +1,133 @@
+"""Every data set by name, and the one way to load its images."""
+
+from functools import lru_cache
+from typing import Annotated
+
+import torch
+from pydantic import AfterValidator
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from robust_transfer.config import one_of
+from robust_transfer.data import glyphs, layouts
+from robust_transfer.data.images import Images, divide, gather
+from robust_transfer.data.layouts import DataSet, decode
+
+
+def numbered(count: int) -> list[str]:
+    """Name classes by their numbers."""
+    return [f"class {label}" for label in range(count)]
+
+
+CIFAR_SIZES = {"train": 50_000, "test": 10_000}
+DATASETS: dict[str, DataSet] = {
+    dataset.name: dataset
+    for dataset in (
+        layouts.Cifar(
+            name="cifar10",
+            class_names=[
+                *("airplane", "automobile", "bird", "cat", "deer"),
+                *("dog", "frog", "horse", "ship", "truck"),
+            ],
+            side=32,
+            sizes=CIFAR_SIZES,
+            image_column="img",
+            torchvision_class=CIFAR10,
+        ),
+        layouts.Cifar(
+            name="cifar100",
+            class_names=numbered(100),
+            side=32,
+            sizes=CIFAR_SIZES,
+            image_column="img",
+            label_column="fine_label",
+            torchvision_class=CIFAR100,
+        ),
+        *(
+            layouts.Drawn(name=task, class_names=glyphs.class_names(task), side=glyphs.SIZE)
+            for task in glyphs.TASKS
+        ),
+        # Half of Tiny ImageNet's classes: the small stand-in for paper B's ImageNet subset.
+        layouts.Parquet(
+            name="tiny_imagenet100",
+            class_names=numbered(100),
+            side=64,
+            sizes={"train": 16_000, "test": 2_000},
+            test_stem="valid",
+        ),
+        # Paper B: 100 classes of ImageNet, 50,000 + 5,000 images; which, it does not say.
+        layouts.ClassFolders(name="imagenet_subset", class_names=numbered(100), side=224),
+        # 1,000 of the NIH's images: the small stand-in for paper B's chest X-rays.
+        layouts.Parquet(
+            name="chest_xray8",
+            class_names=["No Finding", "Pneumonia"],
+            side=224,
+            sizes={"train": 784, "test": 216},
+        ),
+        # Paper B says ChestX-ray8 (Wang et al. 2017, eight findings), but its 14 classes and
+        # 112,120 images are those of the release after it, ChestX-ray14. It takes 10,000 of them.
+        layouts.ChestXray14(
+            name="chestxray14",
+            class_names=[
+                *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule"),
+                *("Pneumonia", "Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis"),
+                *("Pleural_Thickening", "Hernia"),
+            ],
+            side=224,
+        ),
+    )
+}
+"""Every data set by name."""
+
+
+def register(dataset: DataSet) -> None:
+    """Make a data set of your own known, or known anew, so that configurations can name it."""
+    load.cache_clear()
+    load_divided.cache_clear()
+    DATASETS[dataset.name] = dataset
+
+
+def _known_name(name: str) -> str:
+    one_of("dataset", name, DATASETS)
+    return name
+
+
+DataSetName = Annotated[str, AfterValidator(_known_name)]
+"""Type of a configuration's field that names a data set."""
+
+
+@lru_cache(maxsize=4)
+def load(name: str, split: str, count: int, data_dir: str = "", image_size: int = 0) -> Images:
+    """Load the first ``count`` images of a split.
+
+    Args:
+        name: a key of ``DATASETS``.
+        split: ``train`` or ``test``.
+        count: how many images, from the beginning of the split.
+        data_dir: folder that holds the folder ``<name>``, in one of the ``layouts``, or
+            torchvision's CIFAR download. The embedded tasks need none.
+        image_size: height and width the images are resized to; 0 is the data set's own size. See
+            ``layouts.decode``.
+
+    Raises:
+        ValueError: unknown ``name`` or ``split``; more images asked for than there are; classes
+            that are not those of the data set.
+        FileNotFoundError: no data at ``data_dir`` and none could be downloaded; a part is missing.
+        OSError: a file is truncated or altered.
+    """
+    one_of("dataset", name, DATASETS)
+    one_of("split", split, ("train", "test"))
+    if image_size < 0:
+        raise ValueError(f"image_size = {image_size}: allowed are whole numbers from 1, or 0")
+    dataset = DATASETS[name]
+    pictures, labels = dataset.find(split, count, data_dir)
+    pixels = decode(pictures, name, image_size or dataset.side)
+    return gather(torch.from_numpy(pixels), torch.from_numpy(labels))
+
+
+@lru_cache(maxsize=1)
+def load_divided(
+    name: str, train_size: int, validation_size: int, seed: int, data_dir: str, image_size: int
+) -> tuple[Images, Images]:
+    """Training and validation images of a data set; see ``load`` and ``images.divide``."""
+    images = load(name, "train", train_size + validation_size, data_dir, image_size)
+    return divide(images, train_size, seed)

@@ -1,0 +1,329 @@
+"""The experiment of paper A as a table: 25 target networks, their sources and the surrogate.
+
+A profile says at which scale it runs; ``grid`` turns a profile into the table of networks, each
+with the complete configuration of its training.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from robust_transfer import paths
+from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm
+from robust_transfer.config import Config, one_of, read
+from robust_transfer.data.registry import DataSetName
+from robust_transfer.evaluation.accuracies import EvaluationConfig
+from robust_transfer.networks import transfer
+from robust_transfer.networks.registry import NetworkName
+from robust_transfer.training.engine import Precision
+from robust_transfer.training.loop import TrainingConfig
+
+DEFENCES = ("nat", "fgsm", "fgsm_no_ll", "pgd")
+"""How a network is trained; ``fgsm`` attacks predicted labels, ``fgsm_no_ll`` the true ones."""
+
+SCALES = ("paper", "fast", "overnight", "laptop")
+"""Profiles on CIFAR, from the paper's scale down."""
+
+PAPER_LAYERS = {"head": 1, "stage3": 18, "all": 56}
+"""The paper's label of each strategy: unfrozen layers of ResNet-56."""
+
+ROWS = (
+    ("nat", ("nat->nat",)),
+    ("fgsm", ()),
+    ("fgsm_no_ll", ("fgsm->nat", "nat->fgsm", "fgsm->fgsm")),
+    ("pgd", ("pgd->nat", "nat->pgd", "pgd->pgd")),
+)
+"""Table 1 from top to bottom: each baseline, then the transfers printed below it."""
+
+TABLE = "table1.csv"
+"""Table 1 beside its records; it is there once everything is that the book shows of a profile."""
+
+HEADLINE = ("pgd", "pgd-nat-stage3", "nat-pgd-all", "pgd-pgd-stage3", "pgd-pgd-all")
+"""The rows behind the paper's headline, which further seeds train again."""
+
+COMPARED = (("pgd-pgd-all", "pgd"), ("nat-pgd-all", "pgd"), ("pgd-pgd-all", "nat-pgd-all"))
+"""The difference in the headline, and its two parts: any pre-training, and a robust one."""
+
+STRONGER = ("nat", "fgsm", "fgsm_no_ll", *HEADLINE)
+"""Rows that also meet a stronger attack; see ``stronger``."""
+
+
+class Profile(Config):
+    """The scale and protocol of one reproduction of Table 1; the defaults are paper A's.
+
+    The fields are the parameters of every notebook and of ``notebooks/profiles/*.yaml``; see
+    ``TrainingConfig`` and ``EvaluationConfig`` for what each decides.
+
+    Attributes:
+        further_seeds: seeds other than ``seed`` from which the rows of ``HEADLINE`` are trained
+            again, their sources with them.
+    """
+
+    profile: str = Field("paper", pattern=r"^[a-z0-9-]+$")
+    source_dataset: DataSetName = "cifar100"
+    target_dataset: DataSetName = "cifar10"
+    train_size: int = Field(47_500, ge=2)
+    validation_size: int = Field(2_500, ge=1)
+    test_size: int = Field(10_000, ge=1)
+    split_seed: int = Field(0, ge=0)
+    network: NetworkName = "resnet56"
+    surrogate: NetworkName = "densenet121"
+    epochs: int = Field(200, ge=1)
+    schedule: Literal["step", "one_cycle"] = "step"
+    decay_epochs: tuple[int, ...] = (101, 151)
+    transfer_epochs: int = Field(50, ge=1)
+    transfer_decay_epochs: tuple[int, ...] = (21, 41)
+    batch_size: int = Field(128, ge=2)
+    surrogate_batch_size: int = Field(100, ge=2)
+    learning_rate: float = Field(0.1, gt=0)
+    weight_decay: float = Field(5e-5, ge=0)
+    adversarial_weight_decay: float = Field(1e-5, ge=0)
+    epsilon: float = Field(EPSILON, ge=0, le=1)
+    step_ratio: float = Field(0.25, gt=0, le=1)
+    training_steps: int = Field(7, ge=1)
+    evaluation_steps: int = Field(7, ge=1)
+    random_start: bool = False
+    attack_mode: Literal["eval", "train"] = "eval"
+    halves: Literal["separate", "joint"] = "separate"
+    frozen_batch_norm: transfer.FrozenBatchNorm = "adapt"
+    selection: Literal["mean", "adversarial", "last"] = "mean"
+    precision: Precision = "fp32"
+    seed: int = Field(0, ge=0)
+    further_seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+    @model_validator(mode="after")
+    def _every_seed_once(self) -> Self:
+        seeds = (self.seed, *self.further_seeds)
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(
+                f"further_seeds = {self.further_seeds}: allowed are different ones, "
+                f"without seed = {self.seed}"
+            )
+        return self
+
+    @property
+    def folder(self) -> str:
+        """Where its records are published, under ``book/results``."""
+        return self.profile
+
+
+@dataclass(frozen=True)
+class Network:
+    """A row of the experiment's table.
+
+    Attributes:
+        id: ``pgd`` (baseline), ``cifar100-pgd`` (source), ``pgd-nat-stage3`` (transfer).
+        role: what the network is for.
+        source: defence of the source, or None.
+        target: defence of the network itself.
+        strategy: what a transfer retrains, or None.
+        config: the complete training.
+        further: one of ``again``, with the id of the row that it repeats.
+    """
+
+    id: str
+    role: Literal["source", "surrogate", "baseline", "transfer"]
+    source: str | None
+    target: str
+    strategy: str | None
+    config: TrainingConfig
+    further: bool = False
+
+    @property
+    def paper_key(self) -> str:
+        """Name and unfrozen layers as in the paper's table, for instance ``R_pgd->nat 18``."""
+        name = f"R_{self.source}->{self.target}" if self.source else f"R_{self.target}"
+        return f"{name} {PAPER_LAYERS[self.strategy]}" if self.strategy else name
+
+    @property
+    def label(self) -> str:
+        """Name for readers, as the paper writes it: R with subscripts, then the unfrozen layers.
+
+        The seed is named where it is a further one.
+        """
+        defences = f"{self.source}→{self.target}" if self.source else self.target
+        dataset = f"{self.config.dataset} " if self.role == "source" else ""
+        layers = f" {PAPER_LAYERS[self.strategy]}" if self.strategy else ""
+        name = "surrogate" if self.role == "surrogate" else f"R<sub>{defences}</sub>"
+        seed = f", seed {self.config.seed}" if self.further else ""
+        return f"{dataset}{name}{layers}{seed}"
+
+
+def inner_attack(profile: Profile, defence: str) -> PGD | None:
+    """The attack against which a defence trains; None for natural training (protocol §4)."""
+    one_of("defence", defence, DEFENCES)
+    threat_model = ThreatModel(epsilon=profile.epsilon)
+    if defence == "nat":
+        return None
+    if defence == "pgd":
+        return PGD(
+            threat_model=threat_model,
+            steps=profile.training_steps,
+            step_size=profile.step_ratio * profile.epsilon,
+            random_start=profile.random_start,
+            mode=profile.attack_mode,
+        )
+    labels = "predicted" if defence == "fgsm" else "true"
+    return fgsm(threat_model, labels).model_copy(update={"mode": profile.attack_mode})
+
+
+def grid(profile: Profile) -> list[Network]:
+    """All networks: sources, surrogate, then the 25 rows in the paper's order."""
+    sources = {defence: _scratch(profile, defence, source=True) for defence in _SOURCES}
+    table = [*sources.values(), _surrogate(profile)]
+    for baseline, transfers in ROWS:
+        table.append(_scratch(profile, baseline, source=False))
+        for pair in transfers:
+            source, target = pair.split("->")
+            table += [
+                _transfer(profile, sources[source], target, strategy)
+                for strategy in transfer.STRATEGIES
+            ]
+    return table
+
+
+_SOURCES = ("nat", "fgsm", "pgd")
+
+
+def again(profile: Profile) -> list[Network]:
+    """The rows of ``HEADLINE`` and their sources, seed by further seed."""
+    networks = []
+    for seed in profile.further_seeds:
+        table = grid(profile.model_copy(update={"seed": seed}))
+        chosen = [network.config for network in select(table, [*HEADLINE])]
+        needed = {c.hash for config in chosen for c in (config, config.source) if c}
+        networks += [replace(n, further=True) for n in table if n.config.hash in needed]
+    return networks
+
+
+def evaluation(profile: Profile) -> EvaluationConfig:
+    """How the 25 rows are evaluated, and the same rows of further seeds: by one surrogate."""
+    return EvaluationConfig(
+        surrogate=_surrogate(profile).config,
+        test_size=profile.test_size,
+        threat_model=ThreatModel(epsilon=profile.epsilon),
+        steps=profile.evaluation_steps,
+        step_size=profile.step_ratio * profile.epsilon,
+    )
+
+
+def stronger(profile: Profile) -> EvaluationConfig:
+    """The evaluation again with PGD of 50 steps, ε/10 long, on 1,000 test images at most.
+
+    Seven steps end near the first maximum of the loss; what more and finer ones still find says how
+    much of an accuracy is owed to the paper's modest attack.
+    """
+    changes = {"steps": 50, "step_size": 0.1 * profile.epsilon}
+    changes["test_size"] = min(1000, profile.test_size)
+    return evaluation(profile).model_copy(update=changes)
+
+
+def to_attack_harder(table: list[Network]) -> list[Network]:
+    """The rows that also meet the ``stronger`` attack, of the profile's own seed."""
+    return [network for network in table if network.id in STRONGER and not network.further]
+
+
+def rows(table: list[Network]) -> list[Network]:
+    """The networks of Table 1: baselines and transfers."""
+    return [network for network in table if network.role in ("baseline", "transfer")]
+
+
+def select(table: list[Network], ids: list[str]) -> list[Network]:
+    """The networks with these ids, in the order of the table; all of them for an empty list.
+
+    Raises:
+        ValueError: an unknown id, or something else than a list.
+    """
+    if not isinstance(ids, list):
+        raise ValueError(f"networks = {ids!r}: allowed is a list (papermill -y 'networks: [pgd]')")
+    known = [network.id for network in table]
+    for wanted in ids:
+        one_of("networks", wanted, known)
+    return [network for network in table if not ids or network.id in ids]
+
+
+def _scratch(profile: Profile, defence: str, source: bool) -> Network:
+    dataset = profile.source_dataset if source else profile.target_dataset
+    name = f"{dataset}-{defence}" if source else defence
+    attack = inner_attack(profile, defence)
+    config = _training(
+        profile,
+        name=name,
+        dataset=dataset,
+        attack=attack,
+        epochs=profile.epochs,
+        decay_epochs=profile.decay_epochs,
+        weight_decay=profile.adversarial_weight_decay if attack else profile.weight_decay,
+        frozen_batch_norm="adapt",  # nothing is frozen
+    )
+    return Network(name, "source" if source else "baseline", None, defence, None, config)
+
+
+def _surrogate(profile: Profile) -> Network:
+    natural = _scratch(profile, "nat", source=False).config
+    changes = {
+        "name": "surrogate",
+        "network": profile.surrogate,
+        "batch_size": profile.surrogate_batch_size,
+    }
+    config = TrainingConfig(**natural.model_dump() | changes)
+    return Network("surrogate", "surrogate", None, "nat", None, config)
+
+
+def _transfer(profile: Profile, source: Network, target: str, strategy: str) -> Network:
+    name = f"{source.target}-{target}-{strategy}"
+    config = _training(
+        profile,
+        name=name,
+        dataset=profile.target_dataset,
+        attack=inner_attack(profile, target),
+        epochs=profile.transfer_epochs,
+        decay_epochs=profile.transfer_decay_epochs,
+        weight_decay=profile.weight_decay,
+        source=source.config,
+        strategy=strategy,
+        frozen_batch_norm=profile.frozen_batch_norm,
+    )
+    return Network(name, "transfer", source.target, target, strategy, config)
+
+
+def _training(profile: Profile, **fields) -> TrainingConfig:
+    shared = set(Profile.model_fields) & set(TrainingConfig.model_fields)
+    return TrainingConfig(**{name: getattr(profile, name) for name in shared} | fields)
+
+
+def published_profile() -> str:
+    """The profile that the published book shows: of the largest scale whose table is whole."""
+    return next(name for name in SCALES if (paths.PUBLISHED / name / TABLE).exists())
+
+
+def profile_path(profile: str) -> Path:
+    """The file of a profile, given by name or by its path.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    named = paths.PROFILES / f"{profile}.yaml"
+    path = named if named.exists() else Path(profile)
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in paths.PROFILES.glob("*.yaml")))
+        raise ValueError(f"profile = {profile!r}: allowed are {known}, or a file")
+    return path
+
+
+def read_profile(path: Path | str) -> Profile:
+    """Read the profile in a papermill parameter file; see ``read_complete``."""
+    return read(Profile, path)
+
+
+def departures(profile: Profile) -> dict[str, tuple[object, object]]:
+    """Fields in which a profile differs from the paper's protocol: name → (ours, the paper's).
+
+    Further seeds add to the protocol, and are no departure.
+    """
+    paper = Profile()
+    names = [name for name in Profile.model_fields if name not in ("profile", "further_seeds")]
+    pairs = {name: (getattr(profile, name), getattr(paper, name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

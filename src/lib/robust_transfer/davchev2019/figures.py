@@ -1,0 +1,193 @@
+"""The figures of paper A; every function returns a Matplotlib Figure."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from robust_transfer.davchev2019.experiment import Network
+from robust_transfer.evaluation.accuracies import COLUMNS
+from robust_transfer.networks.transfer import STRATEGIES
+from robust_transfer.presentation import figures
+
+PLOTTED = ("natural", "wb_fgsm", "wb_pgd", "bb_fgsm", "bb_pgd")
+"""Columns in the order of the paper's heatmaps: clean, white box, black box."""
+TITLES = {
+    "natural": "natural",
+    "wb_fgsm": "WB\nFGSM",
+    "wb_pgd": "WB\nPGD",
+    "bb_fgsm": "BB\nFGSM",
+    "bb_pgd": "BB\nPGD",
+}
+SURVIVAL = ("from\nscratch", "head\n(1)", "last stage\n(18)", "everything\n(56)")
+"""Columns of the figure ``survival``: what is trained on the target."""
+
+
+def normalised(table: pd.DataFrame) -> pd.DataFrame:
+    """Min–max normalise every accuracy column over the rows: 1 is the best, 0 the worst.
+
+    A column of equal values is all 1: none of its rows is worse than another.
+    """
+    values = table[list(PLOTTED)]
+    low, high = values.min(), values.max()
+    return ((values - low) / (high - low)).fillna(1.0)
+
+
+def heatmaps(tables: dict[str, pd.DataFrame], blocks: list[list[str]]) -> Figure:
+    """Heatmaps of the same networks side by side, drawn as in the paper's Figures 2–5.
+
+    Args:
+        tables: title → accuracies in [0, 1], indexed by network id, with a ``label`` column.
+        blocks: ids of the rows shown; red lines are drawn between blocks.
+
+    Returns:
+        One panel per table; each cell holds the value normalised over the rows shown, above each
+        column stand its smallest and largest accuracy in percent.
+    """
+    ids = [row for block in blocks for row in block]
+    size = (5.2 * len(tables), 0.31 * len(ids) + 1.5)
+    figure, axes = figures.subplots(1, len(tables), size)
+    for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
+        shown = table.loc[ids]
+        extremes = [f"{100 * shown[c].min():.1f}–{100 * shown[c].max():.1f}%" for c in PLOTTED]
+        _heatmap(
+            axis, normalised(shown), shown["label"], blocks, extremes, "cividis", (0, 1), ".2f"
+        )
+        axis.set_title(title, fontsize=10)
+    return figure
+
+
+def differences(ours: pd.DataFrame, theirs: pd.DataFrame, blocks: list[list[str]]) -> Figure:
+    """Heatmap of our accuracy minus the paper's, in percentage points."""
+    ids = [row for block in blocks for row in block]
+    gaps = 100 * (ours.loc[ids, list(PLOTTED)] - theirs.loc[ids, list(PLOTTED)])
+    figure, ((axis,),) = figures.subplots(1, 1, (6, 0.31 * len(ids) + 1.5))
+    extremes = [f"{gaps[c].min():+.0f} to {gaps[c].max():+.0f}" for c in PLOTTED]
+    labels = ours.loc[ids, "label"]
+    _heatmap(axis, gaps, labels, blocks, extremes, "PuOr_r", (-100, 100), "+.1f")
+    return figure
+
+
+def _heatmap(
+    axis: Axes,
+    values: pd.DataFrame,
+    labels: pd.Series,
+    blocks: list[list[str]],
+    notes: list[str],
+    cmap: str,
+    limits: tuple[float, float],
+    fmt: str,
+) -> None:
+    """Draw one panel: ``notes`` stand below the column titles."""
+    sns.heatmap(
+        values, vmin=limits[0], vmax=limits[1], cmap=cmap, annot=True, fmt=fmt, cbar=False,
+        yticklabels=[figures.mathtext(label) for label in labels], annot_kws={"size": 8}, ax=axis,
+    )  # fmt: skip
+    names = [f"{TITLES[column]}\n{note}" for column, note in zip(PLOTTED, notes, strict=True)]
+    axis.set_xticks(np.arange(len(PLOTTED)) + 0.5, names, fontsize=8, rotation=0)
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0)
+    axis.set_ylabel("")
+    edges = np.cumsum([len(block) for block in blocks])[:-1]
+    axis.hlines(edges, 0, len(PLOTTED), color=figures.RED, linewidth=2)
+    axis.vlines((1, 3), 0, len(values), color=figures.RED, linewidth=2)
+
+
+def survival(tables: dict[str, pd.DataFrame]) -> Figure:
+    """White-box PGD accuracy of every transfer by strategy, beside training from scratch.
+
+    Args:
+        tables: title → accuracies in [0, 1], as made by ``tables.results``.
+
+    Returns:
+        One panel per table: a row for each pair of trainings, red lines where the target's training
+        changes, accuracies in percent; colours run from none to the panel's best.
+    """
+    figure, axes = figures.subplots(1, len(tables), (5.2 * len(tables), 3.3))
+    for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
+        transfers = table.dropna(subset="strategy")
+        pairs = dict.fromkeys(zip(transfers["source"], transfers["target"], strict=True))
+        pairs = sorted(pairs, key=lambda pair: list(figures.COLOURS).index(pair[1]))
+        targets = [target for _, target in pairs]
+        shown = transfers.pivot(index=["source", "target"], columns="strategy", values="wb_pgd")
+        shown = 100 * shown.loc[pairs, list(STRATEGIES)]
+        shown.insert(0, "scratch", 100 * table.loc[targets, "wb_pgd"].to_numpy())
+        names = [figures.mathtext(f"R<sub>{source}→{target}</sub>") for source, target in pairs]
+        sns.heatmap(
+            shown, vmin=0, cmap="cividis", annot=True, fmt=".1f", cbar=False,
+            yticklabels=names, annot_kws={"size": 10}, ax=axis,
+        )  # fmt: skip
+        axis.set_xticks(np.arange(4) + 0.5, SURVIVAL, fontsize=9, rotation=0)
+        axis.xaxis.tick_top()
+        axis.tick_params(length=0)
+        axis.set(xlabel="", ylabel="", title=title)
+        edges = [i for i in range(1, len(pairs)) if targets[i] != targets[i - 1]]
+        axis.hlines(edges, 0, 4, color=figures.RED, linewidth=2)
+        axis.vlines(1, 0, len(shown), color=figures.RED, linewidth=2)
+    return figure
+
+
+def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
+    """Our accuracy against the paper's, a panel per column, a point per network."""
+    figure, axes = figures.subplots(1, len(COLUMNS), (12, 3), sharex=True, sharey=True)
+    for axis, column in zip(axes[0], PLOTTED, strict=True):
+        axis.plot((0, 100), (0, 100), color="0.7", linewidth=1)
+        for defence, group in ours.groupby("target"):
+            x, y = 100 * theirs.loc[group.index, column], 100 * group[column]
+            axis.scatter(x, y, s=16, color=figures.COLOURS[defence], label=defence)
+        axis.set(title=TITLES[column].replace("\n", " "), xlabel="paper (%)", aspect="equal")
+    axes[0, 0].set_ylabel("ours (%)")
+    axes[0, -1].legend(title="target trained", fontsize=7, title_fontsize=7)
+    return figure
+
+
+def pipeline(table: Sequence[Network]) -> Figure:
+    """Figure 1: sources, what is made of them on the target, baselines, and the evaluation.
+
+    Args:
+        table: the networks of ``experiment.grid``.
+    """
+    sources = {n.target: n for n in table if n.role == "source"}
+    pairs = list(dict.fromkeys((n.source, n.target) for n in table if n.role == "transfer"))
+    baselines = [n.target for n in table if n.role == "baseline"]
+    rows = len(pairs) + len(baselines)
+    figure, ((axis,),) = figures.subplots(1, 1, (9, 0.52 * rows))
+    axis.set(xlim=(-0.1, 9.1), ylim=(rows - 0.4, -1.2))
+    axis.set_axis_off()
+    heights = dict(zip(sources, np.linspace(0.8, len(pairs) - 1.8, len(sources)), strict=True))
+    for defence, y in heights.items():
+        _box(axis, 0, y, figures.mathtext(f"R<sub>{defence}</sub>"), "#f4c6d7")
+    for y, (source, target) in enumerate(pairs):
+        _box(axis, 3.6, y, figures.mathtext(f"R<sub>{source}→{target}</sub>  1, 18, 56"), "#cfe3f5")
+        _arrow(axis, (1.7, heights[source]), (3.6, y), figures.COLOURS[source])
+    for y, defence in enumerate(baselines, start=len(pairs)):
+        _box(axis, 3.6, y, figures.mathtext(f"R<sub>{defence}</sub>"), "#dff0d8")
+    _box(axis, 7.3, rows / 2 - 2.5, "natural accuracy", "#eeeeee")
+    _box(axis, 7.3, rows / 2 - 0.5, "white-box\nFGSM, PGD", "#eeeeee")
+    _box(axis, 7.3, rows / 2 + 1.5, "black-box\nFGSM, PGD", "#eeeeee")
+    _box(axis, 7.3, rows - 1, "surrogate", "#f5e6c8")
+    _arrow(axis, (8.15, rows - 1.4), (8.15, rows / 2 + 1.9), "0.3")
+    axis.plot((5.4, 5.5, 5.5, 5.4), (-0.3, -0.3, rows - 0.7, rows - 0.7), color="0.3", lw=1.3)
+    for y in (rows / 2 - 2.5, rows / 2 - 0.5, rows / 2 + 1.5):
+        _arrow(axis, (5.5, rows / 2 - 0.5), (7.3, y), "0.3")
+    source, target = sources["nat"].config.dataset, table[-1].config.dataset
+    for x, text in ((0.85, f"sources on {source}"), (2.65, "new head,\nretrain"),
+                    (4.45, f"targets on {target}"), (8.15, "evaluation")):  # fmt: skip
+        axis.text(x, -0.85, text, ha="center", va="center", fontsize=9, style="italic")
+    axis.text(3.4, rows - 2.5, "from\nscratch", ha="right", va="center", fontsize=9, style="italic")
+    return figure
+
+
+def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], colour) -> None:
+    axis.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.3})
+
+
+def _box(axis: Axes, x: float, y: float, text: str, colour: str) -> None:
+    axis.add_patch(
+        FancyBboxPatch((x, y - 0.33), 1.7, 0.66, boxstyle="round,pad=0.03", fc=colour, ec="0.4")
+    )
+    axis.text(x + 0.85, y, text, ha="center", va="center", fontsize=9)

@@ -1,0 +1,318 @@
+"""Accuracy of a network over budgets of growing size, and its smallest perturbations (paper B)."""
+
+import base64
+import time
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field, field_validator, model_validator
+from scipy.stats import mannwhitneyu
+from torch import Tensor, nn
+
+from robust_transfer.attacks import PGD, ThreatModel, deepfool, fgsm, in_mode
+from robust_transfer.config import Config
+from robust_transfer.data.images import Images
+from robust_transfer.data.registry import DATASETS, DataSetName
+from robust_transfer.evaluation.accuracies import BATCH, weights_of
+from robust_transfer.evaluation.intervals import wilson
+from robust_transfer.files import write_sealed
+from robust_transfer.records.provenance import provenance, seconds_since
+from robust_transfer.records.store import WEIGHTS, Store
+from robust_transfer.training import engine
+from robust_transfer.training.loop import TrainingConfig, load_split
+
+Condition = tuple[str, float]
+"""What images went through: ``natural`` (0.0), or ``fgsm`` or ``pgd`` with its epsilon."""
+
+NATURAL: Condition = ("natural", 0.0)
+NORMS = ("l2", "linf")
+EPSILONS = (1 / 255, 2 / 255, 0.01, 4 / 255, 0.03, 8 / 255, 0.05, 0.07, 0.09)
+"""The customary budgets, and paper B's "0.01 to 0.1 in steps of 0.02" (§III.D)."""
+
+
+class BudgetConfig(Config):
+    """What is measured on a network.
+
+    Attributes:
+        dataset, image_size: those that the network was trained on.
+        test_size: test images, from the beginning of the test split.
+        epsilons: l∞ radii between 0 and 1, kept in order and without repetition.
+        steps: of PGD.
+        step_ratio: length of a step of PGD as a share of epsilon.
+        deepfool_images: how many of the test images DeepFool attacks; 0 leaves it out.
+    """
+
+    dataset: DataSetName = "cifar10"
+    image_size: int = Field(0, ge=0)
+    test_size: int = Field(10_000, ge=1)
+    epsilons: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(EPSILONS, min_length=1)
+    steps: int = Field(10, ge=1)
+    step_ratio: float = Field(0.25, gt=0, le=1)
+    deepfool_images: int = Field(0, ge=0)
+
+    @field_validator("epsilons")
+    @classmethod
+    def _in_order(cls, epsilons: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(epsilons)))
+
+    @model_validator(mode="after")
+    def _enough_images(self) -> Self:
+        if self.deepfool_images > self.test_size:
+            raise ValueError(
+                f"deepfool_images = {self.deepfool_images}: allowed is 0 to test_size, "
+                f"{self.test_size}"
+            )
+        if self.deepfool_images and DATASETS[self.dataset].multi_label:
+            raise ValueError(
+                f"deepfool_images = {self.deepfool_images}: allowed is 0, {self.dataset} has "
+                "independent labels"
+            )
+        return self
+
+    @property
+    def attacks(self) -> dict[Condition, PGD]:
+        """All attacks, without random start, against true labels."""
+        table: dict[Condition, PGD] = {}
+        for epsilon in self.epsilons:
+            threat_model, step_size = ThreatModel(epsilon=epsilon), self.step_ratio * epsilon
+            table["fgsm", epsilon] = fgsm(threat_model)
+            table["pgd", epsilon] = PGD(
+                threat_model=threat_model, steps=self.steps, step_size=step_size
+            )
+        return table
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """What a network answered under every condition.
+
+    Attributes:
+        dataset: a key of ``data.registry.DATASETS``.
+        labels: uint8 ``(N,)``, int16 of more than 256 classes; or uint8 ``(N, classes)`` of 0 and 1
+            where labels are independent.
+        outputs: per condition the predicted class, like ``labels``; or log-odds in float16, of the
+            second of two classes ``(N,)`` or of independent labels ``(N, classes)``. Other than
+            probabilities, they do not saturate at 1 in half precision, and rank alike.
+        deepfool: per norm the smallest perturbation found of the first images, float32, 0 where
+            the answer is wrong already and infinite where none was found; empty if not measured.
+        content: the stored record, with seconds and provenance.
+    """
+
+    dataset: str
+    labels: np.ndarray
+    outputs: dict[Condition, np.ndarray]
+    deepfool: dict[str, np.ndarray]
+    content: dict
+
+    def predicted(self, attack: str = "natural", epsilon: float = 0.0) -> np.ndarray:
+        """Predicted classes, or independent labels, like ``labels``."""
+        output = self._output(attack, epsilon)
+        return (output > 0).astype(np.uint8) if output.dtype.kind == "f" else output
+
+    def scores(self, attack: str = "natural", epsilon: float = 0.0) -> np.ndarray:
+        """Log-odds of the second of two classes, or of independent labels, like ``labels``.
+
+        Raises:
+            ValueError: there are more than two classes, so that only answers are kept.
+        """
+        output = self._output(attack, epsilon)
+        if output.dtype.kind != "f":
+            raise ValueError(f"dataset = {self.dataset!r}: scores need two classes or many labels")
+        return output.astype(np.float64)
+
+    def accuracy(self, attack: str = "natural", epsilon: float = 0.0) -> float:
+        """Share of labels answered correctly, in [0, 1]."""
+        return float((self.predicted(attack, epsilon) == self.labels).mean())
+
+    def interval(self, attack: str = "natural", epsilon: float = 0.0) -> tuple[float, float]:
+        """95 % Wilson interval of an accuracy: sampling of test images, not of seeds.
+
+        Independent labels of an image count as one observation, which errs on the wide side.
+        """
+        count = len(self.labels)
+        return wilson(self.accuracy(attack, epsilon) * count, count)
+
+    def balanced_accuracy(self, attack: str = "natural", epsilon: float = 0.0) -> float:
+        """Mean over classes of the share recognised; of independent labels, the mean over labels.
+
+        A label has two classes, present and absent. Classes without an image are passed over.
+        """
+        recalls = [
+            np.mean([(found[true == value] == value).mean() for value in np.unique(true)])
+            for true, found in self._columns(self.predicted(attack, epsilon))
+        ]
+        return float(np.mean(recalls))
+
+    def auroc(self, attack: str = "natural", epsilon: float = 0.0) -> float:
+        """Area under the ROC curve, ties counting half; of independent labels, the mean over them.
+
+        Labels that all images share are passed over; NaN where none is left.
+
+        Raises:
+            ValueError: there are more than two classes.
+        """
+        areas = [
+            mannwhitneyu(score[true == 1], score[true == 0], method="asymptotic").statistic
+            / ((true == 1).sum() * (true == 0).sum())
+            for true, score in self._columns(self.scores(attack, epsilon))
+            if 0 < true.sum() < len(true)
+        ]
+        return float(np.mean(areas)) if areas else float("nan")
+
+    def confusion(self, attack: str = "natural", epsilon: float = 0.0) -> pd.DataFrame:
+        """Number of images per true class (rows) and predicted class (columns).
+
+        Under an attack only images count that were right without it: what was wrong before is no
+        work of the attack, and would make its errors look like those without it.
+
+        Raises:
+            ValueError: labels are independent.
+        """
+        if self.labels.ndim > 1:
+            raise ValueError(f"dataset = {self.dataset!r}: a confusion matrix needs one class each")
+        names = DATASETS[self.dataset].class_names
+        counts = np.zeros((len(names), len(names)), dtype=int)
+        counted = self.predicted() == self.labels if attack != "natural" else slice(None)
+        np.add.at(counts, (self.labels[counted], self.predicted(attack, epsilon)[counted]), 1)
+        return pd.DataFrame(counts, pd.Index(names, name="true"), pd.Index(names, name="predicted"))
+
+    def _output(self, attack: str, epsilon: float) -> np.ndarray:
+        if (attack, epsilon) not in self.outputs:
+            measured = ", ".join(f"{name} {size:.4g}" for name, size in self.outputs)
+            raise ValueError(f"attack = {attack} {epsilon:.4g}: measured are {measured}")
+        return self.outputs[attack, epsilon]
+
+    def _columns(self, answers: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """True labels with the answers to them: one pair, or one per independent label."""
+        count = len(self.labels)
+        columns = self.labels.reshape(count, -1).T, answers.reshape(count, -1).T
+        return list(zip(*columns, strict=True))
+
+
+def measure(
+    model: nn.Module, images: Images, config: BudgetConfig
+) -> tuple[dict[Condition, np.ndarray], dict[str, np.ndarray]]:
+    """Attack a network in eval mode and fp32 with every budget.
+
+    Args:
+        model: the network.
+        images: the test images, on its device.
+        config: the attacks.
+
+    Returns:
+        ``outputs`` and ``deepfool`` of ``Budgets``.
+    """
+    outputs: dict[Condition, list[Tensor]] = {}
+    distances: dict[str, list[Tensor]] = {}
+    left = config.deepfool_images
+    size = engine.batch_size(BATCH[images.pixels.device.type], model, images.pixels)
+    with in_mode(model, "eval"), torch.no_grad():
+        target = engine.folded(model)  # the attacks'; answers are asked of the network itself
+        for batch, labels in images.batches(size):
+            outputs.setdefault(NATURAL, []).append(kept(model(batch), labels))
+            for condition, attack in config.attacks.items():
+                seen = attack(target, batch, labels)
+                outputs.setdefault(condition, []).append(kept(model(seen), labels))
+            for norm in NORMS if left else ():
+                found = deepfool(target, batch[:left], labels[:left], norm)
+                distances.setdefault(norm, []).append(found)
+            left -= min(left, len(batch))
+    return _joined(outputs), _joined(distances)
+
+
+def kept(logits: Tensor, labels: Tensor) -> Tensor:
+    """What ``Budgets.outputs`` keeps of logits ``(N, classes)`` for such labels."""
+    if labels.ndim > 1:
+        return logits.half()
+    if logits.shape[1] == 2:
+        return (logits[:, 1] - logits[:, 0]).half()
+    return small(logits.argmax(1), logits.shape[1])
+
+
+def small(labels: Tensor, classes: int) -> Tensor:
+    """Labels in one byte each, of more than 256 classes in two."""
+    return labels.byte() if classes <= 256 else labels.short()
+
+
+def _joined(parts: dict) -> dict:
+    return {key: torch.cat(tensors).cpu().numpy() for key, tensors in parts.items()}
+
+
+def get_or_measure(
+    store: Store,
+    network: TrainingConfig,
+    config: BudgetConfig,
+    data_dir: str,
+    device: torch.device,
+) -> Budgets:
+    """Return the stored measurements of a finished network, or make and store them.
+
+    Raises:
+        FileNotFoundError: the network has no record yet, or there are no images at ``data_dir``.
+        ValueError: the network was trained on other images.
+    """
+    if (found := find(store, network, config)) is not None:
+        return found
+    weights = weights_of(store, network)
+    for name in ("dataset", "image_size"):
+        if (asked := getattr(config, name)) != (trained := getattr(network, name)):
+            raise ValueError(f"{name} = {asked!r}: {network.name} was trained on {trained!r}")
+    images = load_split(config, "test", config.test_size, data_dir)
+    started = time.perf_counter()
+    outputs, distances = measure(store.model(network, device), images.to(device), config)
+    content = {
+        "config": config.model_dump(mode="json"),
+        "network": network.hash,
+        "weights": weights,
+        "n": len(images),
+        "labels": pack(small(images.labels, DATASETS[config.dataset].classes).numpy()),
+        "outputs": [
+            {"attack": attack, "epsilon": epsilon} | pack(output)
+            for (attack, epsilon), output in outputs.items()
+        ],
+        "deepfool": {norm: pack(sizes) for norm, sizes in distances.items()},
+        "data": images.fingerprint,
+        "seconds": seconds_since(started),
+        "provenance": provenance(device),
+    }
+    write_sealed(store.folder(network) / file_name(config), content)
+    return _read(content)
+
+
+def find(store: Store, network: TrainingConfig, config: BudgetConfig) -> Budgets | None:
+    """The stored measurements of a network's published weights, or None."""
+    if (record := store.find(network)) is None:
+        return None
+    expected = {"weights": record.content["sha256"][WEIGHTS]}
+    content = store.read_beside(network, file_name(config), expected)
+    return None if content is None else _read(content)
+
+
+def _read(content: dict) -> Budgets:
+    return Budgets(
+        dataset=content["config"]["dataset"],
+        labels=unpack(content["labels"]),
+        outputs={(row["attack"], row["epsilon"]): unpack(row) for row in content["outputs"]},
+        deepfool={norm: unpack(packed) for norm, packed in content["deepfool"].items()},
+        content=content,
+    )
+
+
+def pack(array: np.ndarray) -> dict:
+    """An array for JSON: type, shape and its bytes in base64."""
+    encoded = base64.b64encode(array.tobytes()).decode()
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "base64": encoded}
+
+
+def unpack(packed: dict) -> np.ndarray:
+    """Inverse of ``pack``."""
+    flat = np.frombuffer(base64.b64decode(packed["base64"]), np.dtype(packed["dtype"]))
+    return flat.reshape(packed["shape"])
+
+
+def file_name(config: BudgetConfig) -> str:
+    """Name of the file beside a network's record that holds these measurements."""
+    return f"budgets-{config.hash}.json"

@@ -1,0 +1,73 @@
+"""Files that survive a kill: written whole or not at all, sealed, locked, set aside if damaged."""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import filelock
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment either the old or the new one is there, whole.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; names the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(
+                error.errno,
+                f"{path}: the disk is full; free {len(content)} bytes and run again, "
+                "what is finished stays",
+            ) from None
+        raise
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a damaged file out of the way and say so, so that it is computed anew."""
+    aside = path.with_name(f"{path.name}.damaged")
+    with suppress(FileNotFoundError):  # another process found it first
+        os.replace(path, aside)
+    print(f"set aside {path} as {aside.name}: {reason}; it is computed anew", flush=True)
+
+
+def lock(folder: Path) -> filelock.FileLock:
+    """Lock of a record's folder; the system frees it when its holder dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(folder / ".lock")
+
+
+def write_sealed(path: Path, content: dict) -> None:
+    """Write a JSON record together with a checksum of its own content."""
+    sealed = content | {"seal": _seal(content)}
+    write_atomically(path, (json.dumps(sealed, indent=1) + "\n").encode())
+
+
+@cache
+def pass_over(path: Path, reason: str) -> None:
+    """Say once that a damaged published file is not used."""
+    print(f"passed over {path}: {reason}; it is computed anew", flush=True)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _seal(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

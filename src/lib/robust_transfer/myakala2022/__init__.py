@@ -1,0 +1,1 @@
+"""Paper B, Myakala 2022: its cells, repeats, tables, figures and claims."""

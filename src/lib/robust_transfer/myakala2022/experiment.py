@@ -1,0 +1,371 @@
+"""The experiment of paper B as a table of cells: task, strategy and techniques, several seeds each.
+
+A study file says which tasks run by which design, and at which scale; ``cells`` turns it into the
+table, each cell with the complete configuration of every repeat and of what is measured.
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import AfterValidator, Field, model_validator
+
+from robust_transfer import paths
+from robust_transfer.attacks import PGD, ThreatModel
+from robust_transfer.config import Config, one_of, read
+from robust_transfer.data.registry import DATASETS, DataSetName
+from robust_transfer.evaluation.budgets import EPSILONS, BudgetConfig
+from robust_transfer.networks.registry import NETWORKS, has_batch_norm
+from robust_transfer.training.engine import Precision
+from robust_transfer.training.loop import TrainingConfig
+
+SCALES = ("paper", "laptop")
+"""Studies of real images, from the paper's scale down."""
+
+STUDY_TABLE = "study.csv"
+"""All measurements of a study beside its records; it is there once they are."""
+
+Strategy = Literal["full_finetuning", "layer_freezing", "feature_extraction"]
+Technique = Literal["pretraining", "batch_norm", "augmentation"]
+
+STRATEGIES: dict[Strategy, str] = {
+    "full_finetuning": "all",
+    "layer_freezing": "stage3",
+    "feature_extraction": "head",
+}
+"""Paper B's strategies, with the keys of ``networks.transfer.STRATEGIES``."""
+
+TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
+"""Adversarial pre-training, frozen batch norm, adversarial augmentation (paper B, §III.F)."""
+
+NONE: frozenset[str] = frozenset()
+
+DESIGNS: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {
+    "architecture": (("full_finetuning", NONE),),
+    "strategies": tuple((strategy, NONE) for strategy in STRATEGIES),
+    "tables": (
+        *((strategy, NONE) for strategy in STRATEGIES),
+        ("layer_freezing", frozenset({"pretraining"})),
+        ("layer_freezing", frozenset({"augmentation"})),
+    ),
+    "factorial": tuple(
+        (strategy, frozenset(chosen))
+        for strategy in STRATEGIES
+        for count in range(len(TECHNIQUES) + 1)
+        for chosen in combinations(TECHNIQUES, count)
+    ),
+}
+"""Which strategies and techniques a task is run with.
+
+``tables`` has the cells that the paper prints (Tables I and II), ``strategies`` those of Table I,
+``factorial`` every combination, ``architecture`` the plainest one, to compare networks on the same
+data.
+"""
+
+
+def _task(name: str) -> str:
+    """A task's name, checked: data set and network, divided by a slash."""
+    dataset, _, network = name.partition("/")
+    one_of("tasks: data set", dataset, DATASETS)
+    one_of("tasks: network", network, NETWORKS)
+    return name
+
+
+Design = Literal["architecture", "strategies", "tables", "factorial"]
+Task = Annotated[str, AfterValidator(_task)]
+
+
+class Target(Config):
+    """How much of a target data set is used, and for how long.
+
+    Attributes:
+        train_size, validation_size: images out of the first so many of the training split.
+        test_size: test images, from the beginning of the test split.
+        image_size: side to which images are resized; 0 is the data set's own.
+        epochs: of fine-tuning.
+    """
+
+    train_size: int = Field(ge=2)
+    validation_size: int = Field(ge=1)
+    test_size: int = Field(ge=1)
+    image_size: int = Field(0, ge=0)
+    epochs: int = Field(ge=1)
+
+
+class Study(Config):
+    """The scale and protocol of one run of paper B's experiment; the defaults are the paper's.
+
+    Where the paper is silent, the default is a reading of ours; the protocol page lists them.
+
+    Attributes:
+        study: name of this scale, shown with every number.
+        tasks: ``data set/network`` → the design it is run with, a key of ``DESIGNS``.
+        targets: data set → its sizes, for every data set of ``tasks``.
+        strategies, techniques: cells with others are left out of every design.
+        repeats: seeds of each cell; 0, 1, … vary head, order and augmentation.
+        pretrained: start from published ImageNet weights; else sources are trained from scratch.
+        source_dataset: on what sources are trained; with ``pretrained`` only the robust ones.
+        source_train_size, source_validation_size, source_epochs, source_batch_size,
+            source_learning_rate: their training, with Adam and one cycle.
+        learning_rate, batch_size: of fine-tuning, with Adam (§III.G).
+        training_epsilon, training_steps, training_step_ratio: the PGD of adversarial pre-training
+            and augmentation; a step is that share of epsilon.
+        epsilons, steps, step_ratio, deepfool_images: see ``BudgetConfig``.
+        shown: budgets in tables and figures, out of ``epsilons``.
+        precision: of training; what is measured is always in fp32.
+    """
+
+    study: str = Field("paper", pattern=r"^[a-z0-9-]+$")
+    tasks: dict[Task, Design] = Field(
+        {
+            "cifar10/imagenet_resnet50": "factorial",
+            "imagenet_subset/imagenet_vit_b_16": "tables",
+            "chestxray14/imagenet_densenet121": "tables",
+        },
+        min_length=1,
+    )
+    targets: dict[DataSetName, Target] = Field(
+        {
+            "cifar10": Target(
+                train_size=47_500, validation_size=2_500, test_size=10_000, epochs=10
+            ),
+            "imagenet_subset": Target(
+                train_size=47_500, validation_size=2_500, test_size=5_000, image_size=224, epochs=10
+            ),
+            "chestxray14": Target(
+                train_size=7_500, validation_size=500, test_size=2_000, image_size=224, epochs=10
+            ),
+        },
+        min_length=1,
+    )
+    strategies: tuple[Strategy, ...] = Field(tuple(STRATEGIES), min_length=1)
+    techniques: tuple[Technique, ...] = TECHNIQUES
+    repeats: int = Field(3, ge=2)
+    pretrained: bool = True
+    source_dataset: DataSetName = "imagenet_subset"
+    source_image_size: int = Field(224, ge=0)
+    source_train_size: int = Field(47_500, ge=2)
+    source_validation_size: int = Field(2_500, ge=1)
+    source_epochs: int = Field(10, ge=1)
+    source_batch_size: int = Field(32, ge=2)
+    source_learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: int = Field(32, ge=2)
+    training_epsilon: float = Field(8 / 255, ge=0, le=1)
+    training_steps: int = Field(7, ge=1)
+    training_step_ratio: float = Field(0.25, gt=0, le=1)
+    epsilons: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(EPSILONS, min_length=1)
+    shown: tuple[float, ...] = Field((0.01, 8 / 255), min_length=1)
+    steps: int = Field(10, ge=1)
+    step_ratio: float = Field(0.25, gt=0, le=1)
+    deepfool_images: int = Field(100, ge=0)
+    precision: Precision = "fp32"
+
+    @property
+    def folder(self) -> str:
+        """Where its records are published, under ``book/results``."""
+        return f"study-{self.study}"
+
+    @model_validator(mode="after")
+    def _every_target_has_sizes(self) -> Self:
+        for task in self.tasks:
+            one_of("tasks: data set without sizes in targets", task.split("/")[0], self.targets)
+        return self
+
+    @model_validator(mode="after")
+    def _every_task_has_cells(self) -> Self:
+        for task, design in self.tasks.items():
+            if not settings(self, task):
+                has = ", ".join(dict.fromkeys(strategy for strategy, _ in DESIGNS[design]))
+                raise ValueError(
+                    f"strategies = {', '.join(self.strategies)}: {task} would have no cell; its "
+                    f"design {design} has {has}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _shown_is_measured(self) -> Self:
+        for epsilon in self.shown:
+            if epsilon not in self.epsilons:
+                measured = ", ".join(f"{size:.6g}" for size in self.epsilons)
+                raise ValueError(f"shown = {epsilon:.6g}: allowed are epsilons, {measured}")
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of the experiment.
+
+    Attributes:
+        dataset, network: the task.
+        strategy: a key of ``STRATEGIES``.
+        techniques: out of ``TECHNIQUES``.
+        configs: the complete training of every repeat.
+        budgets: what is measured on each.
+    """
+
+    dataset: str
+    network: str
+    strategy: str
+    techniques: frozenset[str]
+    configs: tuple[TrainingConfig, ...]
+    budgets: BudgetConfig
+
+    @property
+    def task(self) -> str:
+        """Data set and network."""
+        return f"{self.dataset}/{self.network}"
+
+    @property
+    def id(self) -> str:
+        """For instance ``cifar10-resnet20-layer_freezing-pretraining``."""
+        return self.configs[0].name
+
+    @property
+    def label(self) -> str:
+        """Strategy and techniques for readers."""
+        return " + ".join([words(self.strategy), *map(words, self.ordered)])
+
+    @property
+    def ordered(self) -> list[str]:
+        """The techniques in their usual order."""
+        return [technique for technique in TECHNIQUES if technique in self.techniques]
+
+
+def words(name: str) -> str:
+    """A strategy or a technique for readers."""
+    special = {"batch_norm": "frozen batch norm", "full_finetuning": "full fine-tuning"}
+    return special.get(name, name.replace("_", " "))
+
+
+def settings(study: Study, task: str) -> list[tuple[str, frozenset[str]]]:
+    """Strategies and techniques of a task. Frozen batch norm drops out where there is none."""
+    possible = set(study.techniques)
+    if not has_batch_norm(task.split("/")[1]):
+        possible -= {"batch_norm"}
+    design = DESIGNS[study.tasks[task]]
+    return [(s, chosen) for s, chosen in design if s in study.strategies and chosen <= possible]
+
+
+def cells(study: Study) -> list[Cell]:
+    """All cells, task by task."""
+    table = []
+    for task in study.tasks:
+        dataset, network = task.split("/")
+        for strategy, techniques in settings(study, task):
+            configs = tuple(
+                _fine_tuning(study, dataset, network, strategy, techniques, seed)
+                for seed in range(study.repeats)
+            )
+            table.append(
+                Cell(dataset, network, strategy, techniques, configs, _budgets(study, dataset))
+            )
+    return table
+
+
+def source(study: Study, network: str, robust: bool) -> TrainingConfig:
+    """The network that fine-tuning starts from; trained once, as published weights are."""
+    return TrainingConfig(
+        name=f"{study.source_dataset}-{network}-{'pgd' if robust else 'nat'}",
+        network=network,
+        dataset=study.source_dataset,
+        image_size=study.source_image_size,
+        train_size=study.source_train_size,
+        validation_size=study.source_validation_size,
+        attack=_attack(study) if robust else None,
+        halves="joint",
+        epochs=study.source_epochs,
+        optimizer="adam",
+        learning_rate=study.source_learning_rate,
+        weight_decay=0,
+        schedule="one_cycle",
+        batch_size=study.source_batch_size,
+        precision=study.precision,
+        pretrained=study.pretrained,
+        strategy="all" if study.pretrained else None,
+    )
+
+
+def _fine_tuning(
+    study: Study,
+    dataset: str,
+    network: str,
+    strategy: str,
+    techniques: frozenset[str],
+    seed: int,
+) -> TrainingConfig:
+    target = study.targets[dataset]
+    robust = "pretraining" in techniques
+    published = study.pretrained and not robust  # the source is a download
+    return TrainingConfig(
+        name="-".join(
+            [dataset, network, strategy, *(t for t in TECHNIQUES if t in techniques)],
+        ),
+        network=network,
+        dataset=dataset,
+        image_size=target.image_size,
+        train_size=target.train_size,
+        validation_size=target.validation_size,
+        attack=_attack(study) if "augmentation" in techniques else None,
+        halves="joint",
+        epochs=target.epochs,
+        optimizer="adam",
+        learning_rate=study.learning_rate,
+        weight_decay=0,
+        decay_epochs=(),
+        batch_size=study.batch_size,
+        precision=study.precision,
+        seed=seed,
+        source=None if published else source(study, network, robust),
+        pretrained=published,
+        strategy=STRATEGIES[strategy],
+        frozen_batch_norm="freeze_all" if "batch_norm" in techniques else "adapt",
+    )
+
+
+def _attack(study: Study) -> PGD:
+    return PGD(
+        threat_model=ThreatModel(epsilon=study.training_epsilon),
+        steps=study.training_steps,
+        step_size=study.training_step_ratio * study.training_epsilon,
+    )
+
+
+def _budgets(study: Study, dataset: str) -> BudgetConfig:
+    target = study.targets[dataset]
+    return BudgetConfig(
+        dataset=dataset,
+        image_size=target.image_size,
+        test_size=target.test_size,
+        epsilons=study.epsilons,
+        steps=study.steps,
+        step_ratio=study.step_ratio,
+        deepfool_images=0
+        if DATASETS[dataset].multi_label
+        else min(study.deepfool_images, target.test_size),
+    )
+
+
+def select(table: list[Cell], ids: list[str]) -> list[Cell]:
+    """The cells with these ids, in the order of the table; all of them for an empty list.
+
+    Raises:
+        ValueError: an unknown id, or something else than a list.
+    """
+    if not isinstance(ids, list):
+        raise ValueError(f"cells = {ids!r}: allowed is a list")
+    for wanted in ids:
+        one_of("cells", wanted, [cell.id for cell in table])
+    return [cell for cell in table if not ids or cell.id in ids]
+
+
+def published_study() -> Path:
+    """The study that the published book shows: of the largest scale that is whole."""
+    whole = (n for n in SCALES if (paths.PUBLISHED / f"study-{n}" / STUDY_TABLE).exists())
+    return paths.STUDIES / f"{next(whole)}.yaml"
+
+
+def read_study(path: Path | str) -> Study:
+    """Read a study in a papermill parameter file; see ``config.read``."""
+    return read(Study, path)

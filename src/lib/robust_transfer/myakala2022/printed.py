@@ -1,0 +1,63 @@
+"""What paper B prints, and which of our cells stands beside which of its numbers."""
+
+import numpy as np
+import pandas as pd
+
+from robust_transfer import paths
+from robust_transfer.myakala2022.experiment import NONE, Cell
+
+PAPER_NETWORKS = {"CIFAR-10": "resnet", "ImageNet": "vit", "ChestX-ray": "densenet"}
+"""The kind of network that the paper ran on each data set, one on each."""
+
+COUNTERPARTS = {
+    "cifar10": "CIFAR-10",
+    "imagenet_subset": "ImageNet",
+    "tiny_imagenet100": "ImageNet",
+    "chestxray14": "ChestX-ray",
+    "chest_xray8": "ChestX-ray",
+}
+"""The paper's name of each data set, or of the one that ours stands for."""
+
+TABLE_2 = {
+    "baseline_layer_freezing": NONE,
+    "with_pretraining": frozenset({"pretraining"}),
+    "with_augmentation": frozenset({"augmentation"}),
+}
+"""Columns of Table II with their techniques; all of them freeze layers."""
+
+
+def accuracies() -> pd.DataFrame:
+    """All accuracies that the paper prints, in percent.
+
+    Returns:
+        Indexed by data set, strategy and techniques (joined by ``+``): ``standard``, ``fgsm``,
+        ``pgd``, the first two NaN where only Table II has the cell.
+    """
+    first = pd.read_csv(paths.REFERENCE / "myakala2022_table1.csv").drop(columns="model")
+    first.insert(2, "techniques", "")
+    second = pd.read_csv(paths.REFERENCE / "myakala2022_table2.csv")
+    second = second.melt("dataset", var_name="column", value_name="pgd")
+    second = second[second["column"] != "baseline_layer_freezing"]
+    second["techniques"] = ["+".join(TABLE_2[column]) for column in second.pop("column")]
+    second.insert(1, "strategy", "layer_freezing")
+    return pd.concat([first, second]).set_index(["dataset", "strategy", "techniques"])
+
+
+def of(cell: Cell) -> pd.Series:
+    """What the paper prints for a cell: ``standard``, ``fgsm`` and ``pgd`` in percent, or NaN.
+
+    A network of another kind than the paper's on these data has no counterpart in its tables.
+    """
+    dataset = COUNTERPARTS.get(cell.dataset)
+    key = dataset, cell.strategy, "+".join(cell.ordered)
+    table = accuracies()
+    if key in table.index and PAPER_NETWORKS[dataset] in cell.network:
+        return table.loc[key]
+    return pd.Series(np.nan, table.columns)
+
+
+def pgd_by_dataset() -> pd.DataFrame:
+    """PGD accuracies of Tables I and II in percent: a row per data set."""
+    first = pd.read_csv(paths.REFERENCE / "myakala2022_table1.csv")
+    second = pd.read_csv(paths.REFERENCE / "myakala2022_table2.csv").set_index("dataset")
+    return first.pivot(index="dataset", columns="strategy", values="pgd").join(second)

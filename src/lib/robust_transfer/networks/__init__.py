@@ -1,0 +1,1 @@
+"""Networks: the CIFAR family, torchvision's backbones, and what a transfer does to one."""

@@ -1,0 +1,215 @@
+"""Networks of paper B: ResNet-50, DenseNet-121 and ViT-B/16 for ImageNet, and small siblings.
+
+They are torchvision's, taken apart into the parts that transfer strategies name. Images come in
+[0, 1] on the pixel grid of their data set; normalising and resizing are part of the network, so an
+adversary moves the data's own pixels and gradients flow back to them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import DenseNet, ResNet, VisionTransformer
+
+IMAGENET = {
+    "imagenet_resnet50": "resnet50",
+    "imagenet_densenet121": "densenet121",
+    "imagenet_vit_b_16": "vit_b_16",
+}
+"""Torchvision's name of each network that has published ImageNet weights."""
+
+
+class Normalise(nn.Module):
+    """Map images from [0, 1] to ``(images - mean) / std``, per channel.
+
+    By default to [-1, 1]: mean 0.5 and deviation 0.5 (paper A, §2.2).
+    """
+
+    def __init__(
+        self, mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class Backbone(nn.Module):
+    """A network in five parts, with normalisation and resizing inside.
+
+    Input float ``(N, 3, H, W)`` in [0, 1], of any height and width; output logits
+    ``(N, classes)``. The ``stem`` includes a transformer's class token and position embedding,
+    ``stage3`` the last norm, pooling and flattening: the ``head`` meets features ``(N, width)``.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stage1: nn.Module,
+        stage2: nn.Module,
+        stage3: nn.Module,
+        head: nn.Linear,
+        normalise: Normalise,
+        size: int | None,
+    ) -> None:
+        """Join the parts; images are resized to ``size`` squared, or taken as they are if None."""
+        super().__init__()
+        self.normalise, self.size = normalise, size
+        self.stem, self.stage1, self.stage2, self.stage3 = stem, stage1, stage2, stage3
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = resize(self.normalise(images), self.size)
+        return self.head(self.stage3(self.stage2(self.stage1(self.stem(x)))))
+
+
+def resize(images: Tensor, size: int | None) -> Tensor:
+    """Interpolate ``(N, 3, H, W)`` bilinearly to ``size`` squared, unless they are, or it is None.
+
+    Shrinking smooths first, as torchvision does for its ImageNet networks.
+    """
+    if size is None or images.shape[2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
+class Tokens(nn.Module):
+    """Images to tokens ``(N, 1 + patches, width)``: the class token, then patches; positions added.
+
+    With the weights of a torchvision ``VisionTransformer`` (Dosovitskiy et al. 2021, §3.1).
+    """
+
+    def __init__(self, network: VisionTransformer) -> None:
+        super().__init__()
+        self.conv_proj, self.class_token = network.conv_proj, network.class_token
+        self.pos_embedding, self.dropout = network.encoder.pos_embedding, network.encoder.dropout
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.conv_proj(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(len(patches), -1, -1), patches], 1)
+        return self.dropout(tokens + self.pos_embedding)
+
+
+class ClassToken(nn.Module):
+    """Tokens ``(N, 1 + patches, width)`` to the class token ``(N, width)``."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens[:, 0]
+
+
+def backbone(
+    network: ResNet | DenseNet | VisionTransformer, normalise: Normalise, size: int | None
+) -> Backbone:
+    """Take a torchvision network apart; the backbone gives the same logits, with the same weights.
+
+    The last of a CNN's stages is ``stage3``, the one before ``stage2``, those before are
+    ``stage1``; a DenseNet's transition goes with the block before it. Of a transformer's blocks
+    each stage has a third.
+
+    Args:
+        network: the weights are shared with it.
+        normalise: what its images were normalised with.
+        size: height and width of the images it takes; None if it takes any.
+
+    Raises:
+        ValueError: a network of another kind.
+    """
+    match network:
+        case ResNet():
+            stem = [network.conv1, network.bn1, network.relu, network.maxpool]
+            stages = [network.layer1, network.layer2, network.layer3, network.layer4]
+            cuts, end = (2, 3), [network.avgpool, nn.Flatten()]
+            head = network.fc
+        case DenseNet():
+            stem, stages = network.features[:4], list(network.features[4:])
+            cuts = (-4, -2)  # stages are block, transition, …, block, norm
+            end = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+            head = network.classifier
+        case VisionTransformer():
+            stem, stages = [Tokens(network)], list(network.encoder.layers)
+            cuts = (len(stages) // 3, 2 * len(stages) // 3)
+            end = [ClassToken(), network.encoder.ln]
+            head = network.heads.head
+        case _:
+            allowed = "ResNet, DenseNet, VisionTransformer"
+            raise ValueError(f"network is a {type(network).__name__}: allowed are {allowed}")
+    first, second, third = stages[: cuts[0]], stages[cuts[0] : cuts[1]], stages[cuts[1] :]
+    parts = (nn.Sequential(*part) for part in (stem, first, second, [*third, *end]))
+    return Backbone(*parts, head, normalise, size)
+
+
+def imagenet(name: str, classes: int, pretrained: bool = False) -> Backbone:
+    """A network of paper B at 224 × 224, its head drawn PyTorch's default way.
+
+    Args:
+        name: a key of ``IMAGENET``.
+        classes: number of logits.
+        pretrained: all but the head has torchvision's weights ``IMAGENET1K_V1``, those of the
+            original recipes; else torchvision's initialisation.
+
+    Raises:
+        OSError: weights that can neither be downloaded nor read.
+    """
+    make = downloaded if pretrained else torchvision.models.get_model
+    network = make(IMAGENET[name])
+    model = backbone(network, Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), size=224)
+    model.head = nn.Linear(model.head.in_features, classes)
+    return model
+
+
+def downloaded(name: str) -> nn.Module:
+    """Torchvision's network with its ``IMAGENET1K_V1`` weights, downloaded once.
+
+    Raises:
+        OSError: weights that can neither be downloaded nor read; says where the file must lie.
+    """
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    try:
+        return torchvision.models.get_model(name, weights=weights)
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        folder, file = Path(torch.hub.get_dir(), "checkpoints"), Path(weights.url).name
+        raise OSError(
+            f"pretrained = True: no weights of {name} ({type(error).__name__}); "
+            f"download {weights.url} and put it at {folder / file}"
+        ) from error
+
+
+def densenet40(classes: int) -> Backbone:
+    """DenseNet-BC of three blocks of six layers and growth 12, for small images of any size.
+
+    As for CIFAR (Huang et al. 2017, §3), the stem is one 3×3 convolution. With 10 classes it has
+    176,122 weights.
+    """
+    channels = 24
+    network = DenseNet(
+        growth_rate=12, block_config=(6, 6, 6), num_init_features=channels, num_classes=classes
+    )
+    model = backbone(network, Normalise(), size=None)
+    model.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.stem.weight)  # like the rest of the network
+    return model
+
+
+def vit6(classes: int) -> Backbone:
+    """ViT of six blocks, two heads and width 128 on 4×4 patches of 32 × 32 images.
+
+    With 10 classes it has 811,146 weights; images of another size are resized.
+    """
+    network = VisionTransformer(
+        image_size=32,
+        patch_size=4,
+        num_layers=6,
+        num_heads=2,
+        hidden_dim=128,
+        mlp_dim=256,
+        num_classes=classes,
+    )
+    model = backbone(network, Normalise(), size=32)
+    model.head.reset_parameters()  # torchvision's zeros would hide the images' gradient from PGD
+    return model

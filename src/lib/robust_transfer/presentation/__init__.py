@@ -1,0 +1,1 @@
+"""Tables, figures and charts for readers, whatever paper they are about."""

@@ -1,0 +1,106 @@
+"""Figures to point at: Vega-Lite charts that say what is behind a mark, each with a static twin.
+
+In the built book a script draws the chart in place of its twin; without scripts, and in Jupyter,
+the twin stays. There, the chart alone is ``heatmaps(…).chart``.
+"""
+
+import base64
+import html
+import io
+import json
+import re
+from dataclasses import dataclass
+
+import altair as alt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from robust_transfer.evaluation.intervals import wilson
+from robust_transfer.presentation import figures
+from robust_transfer.presentation.tables import percent
+
+
+@dataclass(frozen=True)
+class Interactive:
+    """A chart and the figure that stands for it where it cannot be drawn.
+
+    Attributes:
+        chart: the Vega-Lite chart.
+        twin: the same as a Matplotlib figure.
+        alt_text: what both show, for readers who do not see them.
+    """
+
+    chart: alt.TopLevelMixin
+    twin: Figure
+    alt_text: str
+
+    def _repr_html_(self) -> str:
+        image = io.BytesIO()
+        self.twin.savefig(image, format="png", dpi=100)
+        source = f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
+        spec = self.chart.to_dict() | {"description": self.alt_text}
+        island = json.dumps(spec).replace("</", r"<\/")  # nothing in it may end the script
+        return (
+            f'<div class="chart" tabindex="0" role="group" aria-label="chart">'
+            f'<img src="{source}" alt="{html.escape(self.alt_text)}">'
+            f'<script type="application/json">{island}</script></div>'
+        )
+
+
+def accuracy_curves(
+    curves: pd.DataFrame, xlabel: str, n: int, runs: dict[str, str], alt_text: str
+) -> Interactive:
+    """``figures.accuracy_curves`` to point at; a click in the legend brings a network forward.
+
+    Args:
+        curves: index: strength; accuracies in [0, 1] per network label.
+        xlabel: what the index is, with its unit.
+        n: images that each accuracy counts.
+        runs: network label → name of its record.
+        alt_text: what the figure shows.
+    """
+    points = []
+    for label in curves:
+        for strength, accuracy in curves[label].items():
+            low, high = wilson(accuracy * n, n)
+            points.append(
+                {
+                    "network": plain(label),
+                    "strength": strength,
+                    "accuracy": 100 * accuracy,
+                    "shown": f"{percent(accuracy)} %",
+                    "interval": f"{percent(low)} to {percent(high)} %, n = {n:,}",
+                    "record": runs[label],
+                }
+            )
+    names = [plain(label) for label in curves]
+    colours = sns.color_palette("colorblind", len(names)).as_hex()
+    chosen = alt.selection_point("chosen", fields=["network"], bind="legend")
+    scale = alt.Scale(domain=names, range=list(colours))
+    said = ["network", alt.Tooltip("strength", title=xlabel)]
+    said += [alt.Tooltip("shown", title="accuracy"), "interval", "record"]
+    chart = (
+        alt.Chart(pd.DataFrame(points), width="container", height=260)
+        .mark_line(point=alt.OverlayMarkDef(size=70, filled=True))
+        .encode(
+            alt.X("strength:Q", title=xlabel),
+            alt.Y("accuracy:Q", title="accuracy (%)", scale=alt.Scale(domain=[0, 100])),
+            alt.Color("network:N", scale=scale, legend=alt.Legend(orient="bottom", columns=2)),
+            alt.Shape("network:N", scale=alt.Scale(domain=names)),
+            opacity=alt.condition(chosen, alt.value(1), alt.value(0.15)),
+            tooltip=said,
+        )
+        .add_params(chosen)
+    )
+    return Interactive(_styled(chart), figures.accuracy_curves(curves, xlabel), alt_text)
+
+
+def plain(label: str) -> str:
+    """A network's label without subscripts, for instance ``R pgd→nat 18``."""
+    return re.sub(r"<sub>(.*?)</sub>", r" \1", label)
+
+
+def _styled(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
+    """On white in either theme, as static figures are, and in letters that can be read."""
+    return chart.configure(background="white").configure_axis(labelFontSize=11, titleFontSize=12)

@@ -1,0 +1,185 @@
+"""The figures of paper A and of the book; every function returns a Matplotlib Figure."""
+
+import re
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from robust_transfer.evaluation.single_image import Surface
+
+COLOURS = dict(
+    zip(("nat", "fgsm", "fgsm_no_ll", "pgd"), sns.color_palette("colorblind"), strict=False)
+)
+"""One colour-blind safe colour per defence, the same in every figure."""
+RED = "#d62728"
+
+
+def mathtext(label: str) -> str:
+    """Turn the networks' labels (HTML subscripts) in a text into Matplotlib's mathtext."""
+
+    def subscript(found: re.Match) -> str:
+        defences = found[1].replace("_", r"\_").replace("→", r"{\to}")
+        return rf"$R_{{\mathrm{{{defences}}}}}$"
+
+    return re.sub(r"R<sub>(.*?)</sub>", subscript, label)
+
+
+def forest(gaps: pd.DataFrame) -> Figure:
+    """Claimed differences one below the other: ours with its interval, beside the paper's.
+
+    Args:
+        gaps: a row per difference, in percentage points: ``id`` of the claim, ``statement``,
+            ``effect``, ``low``, ``high``, ``expected`` and ``outcome``.
+    """
+    figure, ((axis,),) = subplots(1, 1, (8, 0.27 * len(gaps) + 1))
+    axis.axvline(0, color="0.7", linewidth=1)
+    rows = np.arange(len(gaps))
+    axis.scatter(gaps["expected"], rows, s=34, marker="D", fc="white", ec="0.35", label="claimed")
+    outcomes = ("replicates", "partly", "fails")
+    for outcome, marker, colour in zip(outcomes, "os^", list(COLOURS.values())[:3], strict=True):
+        of_kind = (gaps["outcome"] == outcome).to_numpy()
+        shown = gaps[of_kind]
+        ends = (shown["effect"] - shown["low"], shown["high"] - shown["effect"])
+        axis.errorbar(
+            shown["effect"], rows[of_kind], xerr=ends, fmt=marker, color=colour, ms=5, capsize=2,
+            label=f"ours: {outcome}",
+        )  # fmt: skip
+    axis.set_yticks(rows, [f"{r.id}  {mathtext(r.statement)}" for r in gaps.itertuples()], size=8)
+    axis.set(xlabel="difference (percentage points)", ylim=(len(gaps) - 0.4, -0.6))
+    figure.legend(loc="outside upper right", ncols=4, fontsize=8)
+    return figure
+
+
+def training_curves(histories: dict[str, pd.DataFrame], columns: int = 4) -> Figure:
+    """Validation accuracy per epoch, a small panel per network.
+
+    Args:
+        histories: label → history of a record; natural accuracy solid, adversarial dashed.
+        columns: panels in a row.
+    """
+    rows = -(-len(histories) // columns)
+    figure, axes = subplots(rows, columns, (2.6 * columns, 1.9 * rows), sharey=True)
+    for axis in axes.flat[len(histories) :]:
+        axis.set_axis_off()
+    for axis, (label, history) in zip(axes.flat, histories.items(), strict=False):
+        epochs = history["epoch"] + 1
+        axis.plot(epochs, 100 * history["natural"], color=COLOURS["nat"], label="natural")
+        if history["adversarial"].notna().any():
+            adversarial = 100 * history["adversarial"]
+            axis.plot(epochs, adversarial, "--", color=COLOURS["pgd"], label="training attack")
+        axis.set_title(mathtext(label), fontsize=9)
+        axis.set_ylim(0, 100)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy (%)")
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch")
+    handles = max((axis.get_legend_handles_labels() for axis in axes.flat), key=lambda h: len(h[0]))
+    figure.legend(*handles, loc="outside upper right", ncols=2, fontsize=8)
+    return figure
+
+
+def attack_examples(rows: dict[str, Tensor], captions: dict[str, Sequence[str]]) -> Figure:
+    """Images in a grid, a row per kind, with what a network answers below each.
+
+    Args:
+        rows: row title → float ``(N, 3, H, W)`` in [0, 1].
+        captions: row title → N texts.
+    """
+    count = max(len(images) for images in rows.values())
+    figure, axes = subplots(len(rows), count, (1.45 * count, 1.75 * len(rows)))
+    for line, (title, images) in zip(axes, rows.items(), strict=True):
+        for axis, image, caption in zip(line, images, captions[title], strict=True):
+            axis.imshow(
+                image.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest", vmin=0, vmax=1
+            )
+            axis.set_xlabel(caption, fontsize=8)
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(title, fontsize=9)
+    return figure
+
+
+def accuracy_curves(curves: pd.DataFrame, xlabel: str) -> Figure:
+    """Accuracy against an attack's strength.
+
+    Args:
+        curves: index the strength, a column of accuracies in [0, 1] per network label.
+        xlabel: what the index is, with its unit.
+    """
+    figure, ((axis,),) = subplots(1, 1, (6, 3.6))
+    markers = "osD^vP*X"
+    palette = sns.color_palette("colorblind", len(curves.columns))
+    for index, label in enumerate(curves.columns):
+        axis.plot(
+            curves.index, 100 * curves[label], marker=markers[index % len(markers)],
+            color=palette[index], label=mathtext(label),
+        )  # fmt: skip
+    axis.set(xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 100))
+    axis.legend(fontsize=8)
+    return figure
+
+
+def subplots(rows: int, columns: int, size: tuple[float, float], **shared) -> tuple:
+    """Make a figure and its axes ``(rows, columns)``; notebooks show what is returned, once."""
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, layout="constrained", **shared
+    )
+    plt.close(figure)
+    return figure, axes
+
+
+LIKELY = 0.1
+"""A class is drawn if a network gives it this probability anywhere along the attack."""
+STYLES = ("-", "--", ":", "-.")
+
+
+def beliefs(
+    panels: dict[str, pd.DataFrame], names: Sequence[str], truth: int, xlabel: str
+) -> Figure:
+    """Probability of each likely class against an attack's strength, a panel per network.
+
+    Args:
+        panels: network label → a row per strength, a column per class (``single_image.beliefs``).
+        names: of the classes.
+        truth: the image's class; its curve is black and thick.
+        xlabel: what the index is, with its unit.
+    """
+    shown = sorted({c for p in panels.values() for c in p if p[c].max() > LIKELY} | {truth})
+    others = [c for c in shown if c != truth]
+    colours = dict(zip(others, sns.color_palette("colorblind", len(others)), strict=True))
+    figure, axes = subplots(1, len(panels), (2.9 * len(panels), 3.1), sharex=True, sharey=True)
+    for axis, (label, table) in zip(axes[0], panels.items(), strict=True):
+        for index, c in enumerate(others):
+            style = STYLES[index % len(STYLES)]
+            axis.plot(table.index, table[c], style, color=colours[c], label=names[c])
+        axis.plot(table.index, table[truth], color="black", lw=2.5, label=f"{names[truth]} (truth)")
+        axis.set(title=mathtext(label), xlabel=xlabel, ylim=(-0.02, 1.02))
+    axes[0, 0].set_ylabel("probability")
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=5, fontsize=8)
+    return figure
+
+
+def surfaces(panels: dict[str, Surface]) -> Figure:
+    """Loss on a plane through an image, a panel per network, all in one scale.
+
+    Args:
+        panels: network label → loss; a white line surrounds where the answer is wrong.
+    """
+    top = max(surface.loss.max().item() for surface in panels.values())
+    figure, axes = subplots(1, len(panels), (3 * len(panels) + 0.8, 3.2), sharex=True, sharey=True)
+    for axis, (label, surface) in zip(axes[0], panels.items(), strict=True):
+        units = 256 * surface.offsets
+        levels = [top * i / 24 for i in range(25)]
+        mesh = axis.contourf(units, units, surface.loss, levels, cmap="cividis")
+        if surface.margin.min() < 0 < surface.margin.max():
+            axis.contour(units, units, surface.margin, [0], colors="white", linewidths=2)
+        axis.plot(0, 0, "o", color="white", mec="black")
+        axis.set(title=mathtext(label), xlabel="along the gradient's sign", aspect="equal")
+    axes[0, 0].set_ylabel("along random signs")
+    figure.colorbar(mesh, ax=axes, label="loss", ticks=range(0, int(top) + 1))
+    return figure

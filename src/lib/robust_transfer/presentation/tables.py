@@ -1,0 +1,86 @@
+"""Tables as a page shows them: HTML that scrolls, with the same numbers as a CSV file."""
+
+import base64
+import re
+
+import pandas as pd
+from IPython.display import HTML
+
+from robust_transfer.attacks import PGD
+
+LONG = 24
+"""Letters, without markup, up to which a row's label stays on one line."""
+
+
+def describe_attack(attack: PGD | None) -> str:
+    """Name an inner attack in a few words."""
+    if attack is None:
+        return "none"
+    name = "FGSM" if attack.steps == 1 else f"PGD-{attack.steps}"
+    return f"{name}, predicted labels" if attack.labels == "predicted" else name
+
+
+def percent(share: float | None) -> str:
+    """Write a share of [0, 1] in percent with one decimal, and nothing for None."""
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def show(table: pd.DataFrame, name: str = "table", data: pd.DataFrame | None = None) -> HTML:
+    """Show a table in a notebook, network labels with their subscripts, and offer it as CSV.
+
+    The file is part of the page, so the link works wherever the page is read, and a table and its
+    file cannot differ.
+
+    An empty table is said to be one.
+
+    Args:
+        table: what is shown.
+        name: of the file.
+        data: what the file holds where the table shows it in words; else the table itself.
+    """
+    if table.empty:
+        return HTML("<p>This run has nothing to show here.</p>")
+    text = plain(table if data is None else data).to_csv(float_format="%.6g")
+    file = f"data:text/csv;base64,{base64.b64encode(text.encode()).decode()}"
+    shown = table.rename_axis([None] * table.index.nlevels).rename(index=_wrapping)
+    shown = shown.to_html(escape=False, float_format="{:.1f}".format, border=0)
+    link = f'<a class="csv" href="{file}" download="{name}.csv">{name}.csv</a>'
+    return HTML(f"{scrolling(shown)}\n{link}")
+
+
+def _wrapping(label: object) -> object:
+    """A row's label that, if it is long, may break: the numbers beside it should be seen."""
+    if not isinstance(label, str) or len(re.sub("<.*?>", "", label)) <= LONG:
+        return label
+    return f'<span class="words">{re.sub("/(?=[a-z])(?![^<]*>)", "/<wbr>", label)}</span>'
+
+
+def scrolling(table: str) -> str:
+    """Put an HTML table in the box that the book's theme lets scroll, by keyboard too."""
+    return f'<div class="pst-scrollable-table-container">{table}</div>'
+
+
+def plain(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as it should stand in a file: a header of one line, labels without HTML."""
+    table = table.rename(index=unmarked).map(unmarked)
+    if table.columns.nlevels > 1:
+        table.columns = table.columns.map(" ".join)
+    return table
+
+
+def unmarked(value: object) -> object:
+    """A network's label as plain text, for instance ``R_pgd→nat 18``; other values as they are."""
+    return re.sub(r"<sub>(.*?)</sub>", r"_\1", value) if isinstance(value, str) else value
+
+
+def with_sd(values: pd.Series) -> str:
+    """Mean ± standard deviation, which no line break divides; of two values rather both."""
+    if len(values) == 2:
+        return " and ".join(f"{value:.1f}" for value in values)
+    return f"{values.mean():.1f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{values.std(ddof=1):.1f}"
+
+
+def epsilon_words(epsilon: float) -> str:
+    """An epsilon for readers: in 255ths if it is a whole number of them."""
+    steps = 255 * epsilon
+    return f"{steps:.0f}/255" if abs(steps - round(steps)) < 1e-6 else f"{epsilon:g}"

@@ -1,0 +1,1 @@
+"""Finished trainings on disk, found by the hash of their configuration."""

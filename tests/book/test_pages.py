@@ -1,0 +1,82 @@
+"""The parts of pages that are made of records."""
+
+import shutil
+
+import pytest
+import yaml
+
+from robust_transfer import paths
+from robust_transfer.book import pages
+from robust_transfer.davchev2019 import experiment
+from robust_transfer.records.store import Store
+
+SMOKE = experiment.read_profile(paths.PROFILES / "smoke.yaml")
+
+
+@pytest.fixture
+def scale(tmp_path, monkeypatch):
+    """Publish the records of ``smoke`` as those of the one scale there is, ``laptop``."""
+    smoke = yaml.safe_load((paths.PROFILES / "smoke.yaml").read_text()) | {"profile": "laptop"}
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "laptop.yaml").write_text(yaml.safe_dump(smoke))
+    published = shutil.copytree(paths.PUBLISHED / "smoke", tmp_path / "published" / "laptop")
+    monkeypatch.setattr(paths, "PROFILES", tmp_path / "profiles")
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(experiment, "SCALES", ("laptop",))
+    return published
+
+
+def test_the_book_shows_the_largest_scale_that_is_whole(scale, monkeypatch):
+    monkeypatch.setattr(experiment, "SCALES", ("fast", "overnight", "laptop"))
+    shutil.copytree(scale, scale.with_name("fast"))
+    (scale.with_name("fast") / "table1.csv").unlink()
+    assert experiment.published_profile() == "laptop"
+    shutil.copytree(scale, scale.with_name("overnight"))
+    assert experiment.published_profile() == "overnight"
+
+
+def test_other_scales_are_shown_as_far_as_they_are_finished(scale, tmp_path):
+    shown = pages.scales(SMOKE, Store(tmp_path))
+    assert "Profile laptop: resnet8, glyphs20 to glyphs10" in shown
+    rows, differences = shown.split("comparisons-laptop")[0].split("table1-laptop.csv</a>")
+    assert rows.count("<th>R<sub>") == 25 and "Not finished yet" not in shown
+    assert differences.count("R<sub>pgd→pgd</sub> 56 − R<sub>") == 2
+    assert "Every row was trained from one seed" in shown
+    for path in scale.glob("pgd-*/evaluation-*.json"):
+        path.unlink()
+    shown = pages.scales(SMOKE, Store(tmp_path))
+    assert shown.count("<th>R<sub>") == 18 and "comparisons" not in shown
+    assert shown.count("R<sub>pgd→pgd</sub> 56") == 1  # among those that are missing
+    for path in scale.glob("*/evaluation-*.json"):
+        path.unlink()
+    shown = pages.scales(SMOKE, Store(tmp_path))
+    assert "29 of 29 networks are trained, no row is evaluated yet." in shown
+    shutil.rmtree(scale)
+    assert pages.scales(SMOKE, Store(tmp_path)) == "<p>No other scale has been run.</p>"
+
+
+def test_seeds_of_another_scale_are_compared_once_they_are_whole(monkeypatch, tmp_path):
+    shutil.copytree(paths.PUBLISHED / "laptop", tmp_path / "laptop")
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path)
+    shown = pages.scales(SMOKE, Store(tmp_path / "mine"))
+    assert "the rows behind the headline also 1; 36 networks" in shown
+    assert shown.count("<td>2</td>") == 3 + 5  # differences, and rows with several seeds
+    assert "seeds-laptop.csv" in shown and "over the 5 rows trained from several" in shown
+    next((tmp_path / "laptop").glob("pgd-nat-stage3-s1-*/evaluation-*.json")).unlink()
+    shown = pages.scales(SMOKE, Store(tmp_path / "mine"))
+    assert "seed 0; 29 networks" in shown
+    assert "<td>2</td>" not in shown and "Every row was trained from one seed" in shown
+
+
+def test_the_scale_of_the_book_is_not_repeated(scale, tmp_path):
+    own = SMOKE.model_copy(update={"profile": "laptop"})
+    assert pages.scales(own, Store(tmp_path)) == "<p>No other scale has been run.</p>"
+
+
+def test_a_card_says_that_a_network_was_published_without_weights(scale, tmp_path):
+    store = Store(tmp_path / "mine", scale)
+    networks = experiment.select(experiment.grid(SMOKE), ["nat", "pgd"])
+    (store.find(networks[1].config).folder / "weights.safetensors").unlink()
+    shown = pages.cards(networks, [store.find(network.config) for network in networks], {})
+    with_weights, without = shown.split('id="pgd"')
+    assert "without weights" in without and "without weights" not in with_weights

@@ -1,0 +1,337 @@
+import re
+
+import numpy as np
+import pytest
+from made import measure, study
+
+from robust_transfer import paths
+from robust_transfer.claims import pages, verdicts
+from robust_transfer.claims.evidence import Evidence
+from robust_transfer.claims.outcome import FAILS, PARTLY, REPLICATES, UNTESTED
+from robust_transfer.claims.quantities import Cell
+from robust_transfer.claims.rules import Difference, Equivalence
+from robust_transfer.davchev2019 import comparison, experiment, tables
+from robust_transfer.davchev2019.claims import GROUPS, gather
+from robust_transfer.evaluation import accuracies
+from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
+from robust_transfer.myakala2022 import printed
+from robust_transfer.myakala2022.claims import groups
+from robust_transfer.myakala2022.evidence import Gathered
+from robust_transfer.myakala2022.experiment import cells as study_cells
+from robust_transfer.presentation import figures
+from robust_transfer.records.store import Store
+
+ROWS = experiment.rows(experiment.grid(experiment.Profile()))
+IDS = {network.paper_key: network.id for network in ROWS}
+PAPER = tables.paper(ROWS)
+A = {name: claim for group in GROUPS.values() for name, claim in group.items()}
+STUDY = study(
+    {
+        "cifar10/resnet20": "factorial",
+        "cifar10/vit6": "architecture",
+        "tiny_imagenet100/vit6": "tables",
+        "chest_xray8/densenet40": "tables",
+    }
+)
+
+
+def as_printed(cell, seed, attack, epsilon):
+    """The paper's accuracies at every budget, or such as it has where it prints none."""
+    name = "standard" if attack == "natural" else attack
+    value = printed.of(cell)[name]
+    return ({"standard": 90, "fgsm": 82, "pgd": 70}[name] if np.isnan(value) else value) / 100
+
+
+def gathered(accuracy) -> Gathered:
+    cells = study_cells(STUDY)
+    return Gathered(STUDY, cells, measure(cells, accuracy, count=1000))
+
+
+@pytest.fixture(scope="module")
+def of_paper_b() -> dict[str, verdicts.Judgement]:
+    """The claims of paper B, judged by its own numbers at every budget."""
+    found = gathered(as_printed)
+    return verdicts.judge(found.evidence, groups(found))
+
+
+@pytest.fixture(scope="module")
+def of_the_paper() -> dict[str, verdicts.Judgement]:
+    """The claims of paper A, judged by the paper's own table as if it were of 1000 images."""
+    images = np.arange(1000)
+    found = {
+        network: {0: Evaluation({c: images < round(1000 * row[c]) for c in COLUMNS}, {})}
+        for network, row in PAPER.iterrows()
+    }
+    return verdicts.judge(Evidence(found, PAPER), GROUPS)
+
+
+@pytest.fixture(scope="module")
+def of_the_laptop() -> dict[str, verdicts.Judgement]:
+    profile = experiment.read_profile(paths.PROFILES / "laptop.yaml")
+    return verdicts.judge(gather(profile, Store("results", paths.PUBLISHED / "laptop")), GROUPS)
+
+
+def test_every_claim_is_a_test_or_says_why_not(of_paper_b):
+    words = verdicts.read()
+    second = {name: judged.claim for name, judged in of_paper_b.items()}
+    assert sorted(A) == words.index[words["paper"] == "davchev2019"].to_list()
+    assert sorted(second) == words.index[words["paper"] == "myakala2022"].to_list()
+    for claim in (A | second).values():
+        assert claim.rules or claim.lacking
+    without = {name for name, claim in second.items() if not claim.rules}
+    assert without == {"M17", "M19", "M21", "M22", "M23"}
+
+
+def test_the_second_papers_own_numbers_give_its_claims_where_they_can(of_paper_b):
+    outcomes = {name: judged.verdict for name, judged in of_paper_b.items()}
+    for name in ("M03", "M05", "M06", "M13", "M14"):
+        assert outcomes[name] == REPLICATES, name
+    # its own tables: arithmetic against it, and a drop that is largest for the transformer
+    assert outcomes["M02"] == FAILS and outcomes["M10"] == PARTLY
+    assert of_paper_b["M01"].caveat == "3 of 5 seeds"
+    # seeds that do not differ leave nothing to doubt
+    assert [found.outcome for found in of_paper_b["M11"].findings][1:] == [REPLICATES] * 2
+
+
+def test_pretraining_is_judged_in_every_strategy(of_paper_b):
+    pairs = {(rule.first, rule.second) for rule in of_paper_b["M04"].claim.rules[1:]}
+    strategies = ("full_finetuning", "layer_freezing", "feature_extraction")
+    factorial = {(f"cifar10-resnet20-{s}-pretraining", f"cifar10-resnet20-{s}") for s in strategies}
+    assert factorial < pairs and len(pairs) == 3 + 2  # the tables freeze layers
+
+
+def test_a_study_that_lacks_the_cells_says_so():
+    few = study({"cifar10/resnet20": "architecture"})
+    cells = study_cells(few)
+    found = Gathered(few, cells, measure(cells, as_printed))
+    judged = verdicts.judge(found.evidence, groups(found))
+    assert judged["M05"].verdict == UNTESTED
+    assert judged["M05"].caveat == "no task of this study tests it"
+    assert judged["M03"].verdict == REPLICATES
+
+
+def test_a_budget_close_to_one_that_a_claim_names_is_another():
+    close = study({"cifar10/resnet20": "tables"}, epsilons=(0.01, 0.0313725), shown=(0.01,))
+    cells = study_cells(close)
+    found = Gathered(close, cells, measure(cells, as_printed))
+    judged = verdicts.judge(found.evidence, groups(found))
+    assert judged["M06"].verdict == UNTESTED and judged["M03"].verdict == REPLICATES
+
+
+def test_what_is_below_half_without_attack_cannot_keep_half():
+    def weak(cell, seed, attack, epsilon):
+        return 0.4 if attack == "natural" else 0.3
+
+    found = gathered(weak)
+    judged = verdicts.judge(found.evidence, groups(found))
+    assert judged["M03"].verdict == UNTESTED
+    assert "30.0 % of 40.0 % without attack" in verdicts.findings(judged, "M03")["ours"][0]
+    assert verdicts.ledger(judged).loc["M03", "held"] == "0 of 0"  # tests that can be made
+
+
+def test_controls_do_not_count_as_seeds(of_the_laptop):
+    pairs, control = of_the_laptop["D07"].findings[:2], of_the_laptop["D07"].findings[2]
+    assert of_the_laptop["D07"].seeds == min(found.seeds for found in pairs) > control.seeds
+
+
+def test_opposite_numbers_fail(of_paper_b):
+    """Networks that nothing protects: 0 % under PGD, and the order of strategies turned round."""
+
+    def opposite(cell, seed, attack, epsilon):
+        if attack == "pgd":
+            return 0.0
+        order = {"feature_extraction": 0.9, "layer_freezing": 0.8, "full_finetuning": 0.7}
+        return order[cell.strategy] + 0.01 * seed
+
+    found = gathered(opposite)
+    outcomes = {
+        name: judged.verdict
+        for name, judged in verdicts.judge(found.evidence, groups(found)).items()
+    }
+    for name in ("M03", "M05", "M06", "M11", "M13"):
+        assert outcomes[name] == FAILS, name
+
+
+NAMED = re.compile(r"R_\w+(?:->\w+)?(?: (?:1|18|56)\b)?")
+T_DIFF = re.compile(r"T-diff\(([^,()]+),([^;()]+); ([^;()]+)(?:; ([\d.]+))?\)")
+T_EQUIV = re.compile(r"T-equiv\(([^,()]+),([^;()]+); ([^;()]+); margin ([\d.]+)\)")
+
+
+def columns(text: str) -> list[str]:
+    if "bb columns" in text:
+        return ["bb_fgsm", "bb_pgd"]
+    return [column for column in COLUMNS if re.search(rf"\b{column}\b", text)]
+
+
+def rules_of(name: str, kind: type) -> list:
+    flat = [inner for rule in A[name].rules for inner in getattr(rule, "rules", (rule,))]
+    return [rule for rule in flat if isinstance(rule, kind)]
+
+
+@pytest.mark.parametrize("name", [n for n in A if A[n].rules])
+def test_rules_are_those_of_the_text(name):
+    text = verdicts.read().loc[name, "test"]
+    differences = {(r.first, r.second, r.column): r for r in rules_of(name, Difference)}
+    for first, second, where, size in T_DIFF.findall(text):
+        for column in columns(where):
+            rule = differences[IDS[first], IDS[second], column]
+            printed = 100 * (PAPER.loc[rule.first, column] - PAPER.loc[rule.second, column])
+            stated = printed if rule.expected is None else rule.expected
+            assert not size or stated == pytest.approx(float(size), abs=0.01)
+    equivalences = {(r.first, r.second, r.column): r for r in rules_of(name, Equivalence)}
+    for first, second, where, margin in T_EQUIV.findall(text):
+        for column in columns(where):
+            assert equivalences[IDS[first], IDS[second], column].margin == float(margin)
+    if margin := re.search(r"T-equiv\(margin ([\d.]+)\)", text):
+        assert {rule.margin for rule in equivalences.values()} == {float(margin[1])}
+    assert bool(differences) == ("T-diff" in text) and bool(equivalences) == ("T-equiv" in text)
+
+
+@pytest.mark.parametrize("name", [n for n in A if A[n].rules])
+def test_networks_and_columns_are_those_of_the_text(name, of_the_paper):
+    words = verdicts.read().loc[name]
+    cells = {cell for found in of_the_paper[name].findings for cell in found.cells}
+    test = re.sub(r"\(R_\w+ excluded\)", "", words["test"])
+    named = {IDS[key] for key in NAMED.findall(test) if key in IDS}
+    assert not cells or named <= {cell.network for cell in cells}
+    if "T-equiv(margin" in words["test"] or "for both" in words["test"]:  # named beside it
+        named = {IDS[key] for key in NAMED.findall(words["evidence"]) if key in IDS}
+        assert {cell.network for cell in cells} == named
+    if cells and (stated := columns(words["test"]) or columns(words["evidence"])):
+        assert set(stated) <= {cell.column for cell in cells}
+
+
+def test_the_papers_own_table_gives_the_papers_claims(of_the_paper):
+    verdicts = {name: claim.verdict for name, claim in of_the_paper.items()}
+    own = {"D23", "D25", "D27"}  # the table itself has exceptions
+    assert {name for name, verdict in verdicts.items() if verdict == PARTLY} == own
+    against = {"D06", "D19"}  # two statements that its numbers, or a count, contradict
+    assert {name for name, verdict in verdicts.items() if verdict == FAILS} == against
+    untested = {name for name, verdict in verdicts.items() if verdict == UNTESTED}
+    assert untested == {name for name, claim in A.items() if not claim.rules}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("D05", "6 of 6"),
+        ("D06", "3 of 6"),
+        ("D10", "4 of 4"),
+        ("D22", "12 of 12"),
+        ("D23", "11 of 12"),
+        ("D24", "11 of 12"),
+        ("D27", "47 of 50"),
+        ("D28", "25 of 25"),
+    ],
+)
+def test_counts_in_the_papers_own_table(of_the_paper, name, text):
+    found = of_the_paper[name].findings[0]
+    assert found.ours.split(";")[0] == found.paper == text
+
+
+def test_exceptions_in_the_papers_own_table_are_those_known(of_the_paper):
+    leaking = of_the_paper["D27"].findings[0].ours
+    for label in ("fgsm_no_ll</sub>", "nat→fgsm</sub> 56", "fgsm→fgsm</sub> 56"):
+        assert f"R<sub>{label} in bb_fgsm" in leaking
+    assert of_the_paper["D19"].findings[0].ours == "13 % of the operations"
+
+
+def test_ledger_of_the_published_run(of_the_laptop):
+    table = verdicts.ledger(of_the_laptop)
+    assert table.index.to_list() == sorted(A)
+    judged = table[table["networks"] != ""]
+    assert (judged["n"] == 1000).all()
+    profile = experiment.read_profile(paths.PROFILES / "laptop.yaml")
+    assert set(judged["seeds"]) == {1, 1 + len(profile.further_seeds)}
+    assert judged["caveat"].str.contains("one seed|2 of [35] seeds").all()
+    counts = verdicts.numbers(of_the_laptop)
+    assert sum(counts[name] for name in ("replicates", "partly", "fails", "untested")) == 40
+    overview = verdicts.overview(of_the_laptop)
+    assert "D11" in overview.loc["Headline and initialisation", table.loc["D11", "verdict"]]
+    page = pages.sections(of_the_laptop, "Sanity").data
+    assert "D35: " in page and "wb_pgd &lt;= 1" in page
+
+
+def test_a_claim_shows_what_it_rests_on(of_the_laptop):
+    page = pages.sections(of_the_laptop, "Headline and initialisation", {"pgd": "<a>R</a>"}).data
+    found = page.partition('id="D11"')[2].partition("</section>")[0]
+    seeds = of_the_laptop["D11"].seeds
+    size = f"1,000 test images, {seeds} seed{'s' * (seeds > 1)}"
+    assert f"{size}: <code>pgd-pgd-all</code>, <a>R</a>" in found
+    assert "<em>Evidence:</em> R_pgd-&gt;pgd 56 41.3 minus" in found
+    untested = page.partition('id="D12"')[2].partition("</section>")[0]
+    assert "Rests on" not in untested and "<em>Reason:</em>" in untested
+
+
+def test_every_claim_has_its_place_in_the_book(of_the_laptop, of_paper_b):
+    toc = (paths.ROOT / "_toc.yml").read_text()
+    for judged in (of_the_laptop, of_paper_b):
+        links = pages.index(judged).index
+        for (name, claim), link in zip(sorted(judged.items()), links, strict=True):
+            page = pages.page(claim)
+            assert link == f'<a href="../claims/{page}.html#{name}">{name}</a>'
+            text = (paths.BOOK / "claims" / f"{page}.md").read_text()
+            assert text.startswith(f"# {claim.group}\n")
+            assert f"generated/claims/{page}.html" in text and f"file: book/claims/{page}\n" in toc
+
+
+def test_the_ledger_in_short(of_the_laptop):
+    row = pages.index(of_the_laptop).iloc[10]
+    headline = verdicts.ledger(of_the_laptop).loc["D11"]
+    assert "Headline: robust initialisation" in row["claim"] and row["n"] == "1,000"
+    assert row["verdict"] == headline["verdict"]
+    assert row["effect"].startswith(f"{headline['effect']:+.1f}".replace("-", "−"))
+
+
+def test_headline_is_the_difference_of_the_other_pages(of_the_laptop):
+    profile = experiment.read_profile(paths.PROFILES / "laptop.yaml")
+    found = gather(profile, Store("results", paths.PUBLISHED / "laptop"))
+    named = {name: tuple(repeats.values()) for name, repeats in found.evaluations.items()}
+    others = accuracies.spread(named, "wb_pgd")
+    pair = named["pgd-pgd-all"], named["pgd"]
+    expected = [100 * value for value in comparison.paired_difference(*pair, "wb_pgd", others)]
+    headline = verdicts.ledger(of_the_laptop).loc["D11", ["effect", "low", "high"]]
+    assert headline.to_list() == pytest.approx(expected)
+
+
+def test_missing_evaluation_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^nat, seed 0: no evaluation in "):
+        gather(experiment.Profile(), Store(tmp_path))
+
+
+def test_missing_evaluation_of_a_further_seed_is_named():
+    profile = experiment.read_profile(paths.PROFILES / "laptop.yaml")
+    more = profile.model_copy(update={"further_seeds": (*profile.further_seeds, 99)})
+    with pytest.raises(FileNotFoundError, match=r"^pgd, seed 99: no evaluation in "):
+        gather(more, Store("results", paths.PUBLISHED / "laptop"))
+
+
+def test_means_are_over_the_seeds_that_cells_share():
+    few, many = np.zeros(100, bool), np.ones(100, bool)
+    found = {
+        name: {0: Evaluation(dict.fromkeys(COLUMNS, few), {})} for name in ("pgd", "nat", "fgsm")
+    }
+    for name in ("pgd", "nat"):
+        found[name][1] = Evaluation(dict.fromkeys(COLUMNS, many), {})
+    evidence = Evidence(found, PAPER.loc[["nat", "fgsm", "pgd"]])
+    pgd, nat, fgsm = (Cell(name, "wb_pgd") for name in ("pgd", "nat", "fgsm"))
+    assert evidence.means(pgd, nat)(pgd) == 50 and evidence.size(pgd, nat)["seeds"] == 2
+    assert evidence.means(pgd, fgsm)(pgd) == 0 and evidence.size(pgd, fgsm)["seeds"] == 1
+    assert evidence.ours["wb_pgd"].to_list() == [0, 0, 0]
+
+
+def test_arithmetic_on_the_second_papers_tables(of_paper_b):
+    texts = {
+        name: judged.findings[0].ours for name, judged in of_paper_b.items() if judged.findings
+    }
+    assert texts["M02"] == "at most 2.5 points, 4.0 %"
+    assert texts["M04"].endswith("21.4 %")
+    assert re.findall(r"[\d.]+", texts["M11"].replace("-10", "")) == ["1.01", "0.48", "0.36"]
+
+
+def test_forest_has_a_row_per_difference(of_the_laptop):
+    gaps = verdicts.differences(of_the_laptop)
+    figure = figures.forest(gaps)
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert len(labels) == len(gaps) == sum(len(rules_of(n, Difference)) for n in A)
+    assert labels[0] == r"D11  $R_{\mathrm{pgd{\to}pgd}}$ 56 above $R_{\mathrm{pgd}}$ in wb_pgd"

@@ -1,0 +1,277 @@
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from robust_transfer.claims import verdicts
+from robust_transfer.claims.evidence import Evidence
+from robust_transfer.claims.outcome import FAILS, PARTLY, REPLICATES, UNTESTED, combine
+from robust_transfer.claims.quantities import Best, Cell, Retained
+from robust_transfer.claims.rules import (
+    Alike,
+    AtMost,
+    Check,
+    Claim,
+    Control,
+    Difference,
+    Equivalence,
+    Fact,
+    Order,
+    SignTest,
+)
+from robust_transfer.davchev2019 import experiment, tables
+from robust_transfer.evaluation import intervals
+from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
+
+PAPER = tables.paper(experiment.rows(experiment.grid(experiment.Profile())))
+
+
+def evaluation(counts: dict[str, int] | int, n: int = 1000) -> Evaluation:
+    """The first images are right, the others wrong."""
+    counts = counts if isinstance(counts, dict) else dict.fromkeys(COLUMNS, counts)
+    return Evaluation({column: np.arange(n) < count for column, count in counts.items()}, {"n": n})
+
+
+def evidence(**networks) -> Evidence:
+    """Networks by id (``_`` for ``-``), each a count of right images, or of several seeds."""
+    found = {}
+    for name, counts in networks.items():
+        seeds = counts if isinstance(counts, list) else [counts]
+        found[name.replace("_", "-")] = {i: evaluation(count) for i, count in enumerate(seeds)}
+    return Evidence(found, PAPER)
+
+
+def outcome(rule, found) -> str:
+    return rule.finding(found).outcome
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected", "result"),
+    [
+        (460, 410, 5.2, REPLICATES),
+        (440, 414, 5.2, REPLICATES),  # exactly half, and zero is outside
+        (435, 410, 5.2, PARTLY),  # less than half
+        (412, 410, 0.2, PARTLY),  # zero is inside
+        (410, 410, 5.2, FAILS),
+        (400, 410, 5.2, FAILS),
+    ],
+)
+def test_difference(first, second, expected, result):
+    rule = Difference("pgd-pgd-all", "pgd", "wb_pgd", expected)
+    found = rule.finding(evidence(pgd_pgd_all=first, pgd=second))
+    assert found.outcome == result
+    assert found.effect == pytest.approx((first - second) / 10)
+    assert found.low < found.effect < found.high or first == second
+    assert (found.n, found.seeds, found.paper) == (1000, 1, "+5.2")
+    assert not found.undecided  # these images lie too close together for that
+
+
+def test_difference_that_fails_may_not_exclude_the_claim():
+    wide = {name: {0: evaluation(40 + i, 100)} for i, name in enumerate(("pgd", "pgd-pgd-all"))}
+    first, second = wide["pgd-pgd-all"][0].outcomes, wide["pgd"][0].outcomes
+    second["wb_pgd"] = second["wb_pgd"][::-1]  # other images
+    first["wb_pgd"] = np.arange(100) < 39
+    found = Difference("pgd-pgd-all", "pgd", "wb_pgd").finding(Evidence(wide, PAPER))
+    assert found.outcome == FAILS and found.undecided and found.high > 2.6
+
+
+def test_difference_takes_the_printed_one_where_none_is_given():
+    found = Difference("pgd", "fgsm", "wb_pgd").finding(evidence(pgd=400, fgsm=200))
+    assert found.expected == pytest.approx(22.6)
+
+
+def test_seeds_that_disagree_widen_an_interval():
+    rule = Difference("pgd-pgd-all", "pgd", "wb_pgd")
+    steady = rule.finding(evidence(pgd_pgd_all=[460] * 5, pgd=[410] * 5))
+    erratic = rule.finding(evidence(pgd_pgd_all=[360, 410, 460, 510, 560], pgd=[410] * 5))
+    assert steady.outcome == REPLICATES and erratic.outcome == PARTLY
+    assert erratic.effect == pytest.approx(steady.effect) and erratic.seeds == 5
+    # five seeds with a standard deviation of 7.9 points: Student's 2.78 × 7.9 / √5 is 9.8
+    assert 9.5 < erratic.effect - erratic.low < 11
+
+
+def test_only_seeds_that_both_have_are_compared():
+    found = Difference("pgd-pgd-all", "pgd", "wb_pgd").finding(
+        evidence(pgd_pgd_all=[460, 0], pgd=410)
+    )
+    assert found.effect == pytest.approx(5) and found.seeds == 1
+    strangers = evidence(pgd=1, nat=1)
+    strangers.evaluations["nat"] = {7: evaluation(1)}
+    with pytest.raises(ValueError, match="pgd and nat have no seed in common"):
+        Difference("pgd", "nat", "wb_pgd").finding(strangers)
+
+
+@pytest.mark.parametrize(
+    ("first", "margin", "result", "undecided"),
+    [(515, 3, REPLICATES, False), (515, 2, FAILS, True), (560, 3, FAILS, False)],
+)
+def test_equivalence(first, margin, result, undecided):
+    rule = Equivalence("fgsm", "pgd", "bb_pgd", margin)
+    found = rule.finding(evidence(fgsm=first, pgd=500))
+    assert (found.outcome, found.undecided) == (result, undecided)
+    gaps = np.arange(1000) < first - 500
+    half = 1.645 * gaps.std(ddof=1) / np.sqrt(1000) * 100
+    assert found.high == pytest.approx((first - 500) / 10 + half, abs=1e-3)
+
+
+@pytest.mark.parametrize(("count", "result"), [(50, REPLICATES), (51, FAILS)])
+def test_at_most(count, result):
+    assert outcome(AtMost("pgd", "wb_pgd", 5), evidence(pgd=count)) == result
+
+
+@pytest.mark.parametrize(
+    ("counts", "points", "result", "text"),
+    [
+        ((3, 2, 1), None, REPLICATES, "2 of 2"),
+        ((3, 2, 2), None, PARTLY, "1 of 2; not: R<sub>fgsm</sub> above R<sub>pgd</sub> in natural"),
+        ((3, 2, 2), 0, REPLICATES, "2 of 2"),
+        ((1, 2, 3), None, FAILS, "0 of 2"),
+        ((300, 200, 100), 10, REPLICATES, "2 of 2"),
+        ((300, 200, 101), 10, PARTLY, "1 of 2; not: "),
+    ],
+)
+def test_order_counts_the_pairs_that_obey(counts, points, result, text):
+    cells = [Cell(network, "natural") for network in ("nat", "fgsm", "pgd")]
+    rule = Order(tuple(pairwise(cells)), "three", points)
+    found = rule.finding(evidence(**dict(zip(("nat", "fgsm", "pgd"), counts, strict=True))))
+    assert found.outcome == result and found.ours.startswith(text)
+    assert found.paper == ("2 of 2" if points != 10 else "0 of 2")
+
+
+def test_share_of_a_defence_that_left_nothing_is_not_compared():
+    pair = Retained("pgd-nat-all", "pgd", "wb_pgd"), Retained("fgsm-nat-all", "fgsm", "wb_pgd")
+    gone = evidence(pgd=400, pgd_nat_all=100, fgsm=0, fgsm_nat_all=0)
+    assert outcome(Order((pair,)), gone) == UNTESTED
+    assert outcome(SignTest((pair,)), gone) == UNTESTED
+    assert outcome(Alike((pair,), points=10), gone) == UNTESTED
+
+
+@pytest.mark.parametrize(
+    ("right", "result"),
+    [(12, REPLICATES), (10, REPLICATES), (9, PARTLY), (7, PARTLY), (6, FAILS), (1, FAILS)],
+)
+def test_sign_test(right, result):
+    found = evidence(nat=10, pgd=20)
+    up, down = ((Cell("pgd", "natural"), Cell("nat", "natural"))[::step] for step in (1, -1))
+    tie = (up[0], up[0])
+    judged = SignTest((up,) * right + (down,) * (12 - right) + (tie,), "pairs").finding(found)
+    assert judged.outcome == result and judged.ours.startswith(f"{right} of 13")
+
+
+def test_shares_alike_in_every_pair():
+    pairs = tuple(
+        (Retained("pgd-nat-head", "pgd", column), Retained("fgsm-nat-head", "fgsm", column))
+        for column in ("wb_fgsm", "wb_pgd")
+    )
+    close = evidence(pgd=400, pgd_nat_head=200, fgsm=200, fgsm_nat_head=90)
+    found = Alike(pairs, "shares", 10).finding(close)
+    assert found.outcome == REPLICATES and found.effect == pytest.approx(5)
+    assert found.low < 5 < found.high and found.high - found.low < 25
+    assert outcome(Alike(pairs, "shares", 4), close) == FAILS
+
+
+def test_best_of_a_group():
+    better = Order(((Best("two", ("nat", "pgd"), "natural"), Cell("fgsm", "natural")),))
+    assert outcome(better, evidence(nat=1, pgd=9, fgsm=5)) == REPLICATES
+    assert outcome(better, evidence(nat=1, pgd=4, fgsm=5)) == FAILS
+
+
+def test_control_takes_a_verdict_away_but_earns_none():
+    true, false = AtMost("pgd", "wb_pgd", 50), AtMost("pgd", "wb_pgd", 1)
+
+    def verdict(*rules) -> str:
+        group = {"any": {"D09": Claim(*rules)}}
+        return verdicts.judge(evidence(pgd=100), group)["D09"].verdict
+
+    assert verdict(true, Control((false,))) == REPLICATES
+    assert verdict(true, Control((true, false))) == REPLICATES
+    assert verdict(true, Control((true,))) == PARTLY
+    assert verdict(false, Control((false,))) == FAILS
+
+
+def test_check_may_leave_a_question_open():
+    assert outcome(Check("?", lambda _: Fact(None, "who knows")), evidence()) == UNTESTED
+    assert outcome(Check("?", lambda _: Fact(True, "yes")), evidence()) == REPLICATES
+
+
+def test_verdict_of_several_outcomes():
+    assert combine([REPLICATES, REPLICATES]) == REPLICATES
+    assert combine([REPLICATES, FAILS]) == combine([PARTLY]) == PARTLY
+    assert combine([FAILS, UNTESTED]) == FAILS
+    assert combine([]) == combine([UNTESTED]) == UNTESTED
+
+
+def test_holms_correction_is_over_the_paper():
+    rules = [Difference("pgd", "nat", column, 0.5) for column in COLUMNS]
+    counts = {"pgd": dict(zip(COLUMNS, (105, 105, 106, 130, 150), strict=True)), "nat": 100}
+    judged = verdicts.judge(evidence(**counts), {"any": {"D09": Claim(*rules)}})
+    table = verdicts.findings(judged, "D09")
+    expected = (table["p"].sort_values() * np.arange(5, 0, -1)).cummax().clip(upper=1)
+    assert table["adjusted"][expected.index].to_list() == pytest.approx(expected.to_list())
+    assert (table["low"] > 0).all() and "after Holm's correction" in judged["D09"].caveat
+    lost = table["adjusted"] > 0.05
+    assert 0 < lost.sum() < 5 and set(table["outcome"][lost]) == {PARTLY}
+    assert set(table["outcome"][~lost]) == {REPLICATES} and judged["D09"].verdict == PARTLY
+
+
+def test_a_cost_said_to_be_small_must_not_be_large():
+    small = {"pgd": dict.fromkeys(COLUMNS, 120), "nat": 100}
+    large = {"pgd": dict.fromkeys(COLUMNS, 160), "nat": 100}
+    rule = Difference("pgd", "nat", "wb_pgd", 2.0, cost=True)
+    assert outcome(rule, evidence(**small)) == REPLICATES
+    assert outcome(rule, evidence(**large)) == PARTLY
+    assert outcome(replace(rule, cost=False), evidence(**large)) == REPLICATES
+
+
+def test_what_a_check_cannot_exclude_is_undecided_only_where_it_fails():
+    for holds in (True, False, None):
+        found = Check("?", lambda _, h=holds: Fact(h, "", undecided=True)).finding(evidence())
+        assert found.undecided == (holds is False)
+
+
+def test_interval_over_images_and_seeds_holds_the_true_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(600):
+        seeds, images = rng.normal(0, 0.05, (4, 1)), rng.normal(0, 0.5, (1, 100))
+        found = intervals.paired(0.1 + seeds + images + rng.normal(0, 0.5, (4, 100)))
+        held += found.low <= 0.1 <= found.high
+    assert 0.93 < held / 600 <= 0.99
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("spread", [0.02, 0.1])
+def test_with_few_seeds_the_spread_of_other_networks_keeps_the_level(seeds, spread):
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(500):
+        others = intervals.spread(rng.normal(0.5, spread, (5, 2)))
+        trainings = rng.normal(0, spread, (2, seeds, 1))
+        images = rng.normal(0, 0.5, (1, 200)) + rng.normal(0, 0.2, (seeds, 200))
+        gaps = 0.1 + trainings[0] - trainings[1] + images
+        found = intervals.paired(gaps, others=others)
+        held += found.low <= 0.1 <= found.high
+    assert 0.92 < held / 500 <= 0.99
+
+
+def test_enough_seeds_tell_their_own_spread():
+    gaps = np.random.default_rng(0).normal(0, 1, (intervals.ENOUGH, 50))
+    others = intervals.Spread(1.0, 5)
+    assert intervals.paired(gaps, others=others) == intervals.paired(gaps)
+    assert intervals.paired(gaps[:2], others=others).high > intervals.paired(gaps[:2]).high
+    assert intervals.spread([[0.5], [0.4]]) is None
+    found = intervals.spread([[0.5], [0.1, 0.3], [0.2, 0.2, 0.2]])
+    assert found == pytest.approx((0.02 / 3, 3))
+
+
+def test_a_finding_says_whose_spread_it_took():
+    rule = Difference("pgd", "nat", "wb_pgd", 0.5)
+    alone = rule.finding(evidence(pgd=400, nat=300))
+    assert not alone.borrowed
+    found = rule.finding(evidence(pgd=400, nat=300, fgsm=[200, 260]))
+    assert found.borrowed and found.low < alone.low
+    judged = verdicts.judge(
+        evidence(pgd=400, nat=300, fgsm=[200, 260]), {"any": {"D09": Claim(rule)}}
+    )
+    assert "spread between seeds taken from other rows" in judged["D09"].caveat

@@ -1,0 +1,185 @@
+import base64
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robust_transfer.davchev2019 import comparison, experiment, figures, tables
+from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
+from robust_transfer.presentation.figures import mathtext
+from robust_transfer.presentation.tables import show
+
+ROWS = experiment.rows(experiment.grid(experiment.Profile()))
+
+
+@pytest.fixture
+def paper() -> pd.DataFrame:
+    return tables.paper(ROWS)
+
+
+def evaluation(hits: list[int]) -> Evaluation:
+    outcomes = {column: np.array(hits, dtype=bool) for column in COLUMNS}
+    return Evaluation(outcomes, {"n": len(hits)})
+
+
+def test_paper_table_is_found_by_network(paper):
+    assert paper.loc["pgd-pgd-all", "wb_pgd"] == pytest.approx(0.413)
+    assert paper.loc["fgsm_no_ll", "wb_fgsm"] == pytest.approx(0.885)
+    assert paper.loc["pgd-nat-stage3", "natural"] == pytest.approx(0.846)
+    assert paper[list(COLUMNS)].notna().all(axis=None)
+
+
+def test_tolerances_are_those_of_the_protocol(paper):
+    agrees = comparison.within_tolerance(paper, paper)
+    assert agrees.notna().sum().to_dict() == {
+        "natural": 25, "bb_fgsm": 25, "bb_pgd": 25, "wb_fgsm": 17, "wb_pgd": 22,
+    }  # fmt: skip
+    assert agrees.stack().dropna().all()
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "shift", "agrees"),
+    [
+        ("nat", "natural", 0.019, True),
+        ("nat", "natural", 0.021, False),
+        ("pgd", "wb_pgd", 0.029, True),
+        ("pgd", "wb_pgd", -0.031, False),
+        ("nat", "wb_pgd", 0.049, True),
+        ("nat", "wb_pgd", 0.051, False),
+        ("nat", "bb_pgd", 0.079, True),
+        ("pgd", "bb_pgd", 0.041, False),
+        ("nat", "wb_fgsm", 0.059, True),
+        ("pgd", "wb_fgsm", 0.031, False),
+    ],
+)
+def test_cell_outside_its_tolerance_is_told(paper, row, column, shift, agrees):
+    ours = paper.copy()
+    ours.loc[row, column] += shift
+    assert comparison.within_tolerance(ours, paper).loc[row, column] == agrees
+
+
+def test_agreement_of_a_reversed_table_is_negative(paper):
+    ours = paper.copy()
+    ours[list(COLUMNS)] = 1 - ours[list(COLUMNS)]
+    assert comparison.agreement(paper, paper)["rank correlation"].to_list() == pytest.approx(
+        [1] * 5
+    )
+    assert comparison.agreement(ours, paper)["rank correlation"].to_list() == pytest.approx(
+        [-1] * 5
+    )
+
+
+def test_paired_difference_knows_that_images_are_the_same():
+    first, second = evaluation([1, 1, 1, 0] * 25), evaluation([1, 1, 0, 0] * 25)
+    mean, low, high = comparison.paired_difference([first], [second], "wb_pgd")
+    half = 1.959964 * np.std([0, 0, 1, 0] * 25, ddof=1) / 10
+    assert (mean, low, high) == pytest.approx((0.25, 0.25 - half, 0.25 + half))
+
+
+def test_several_seeds_widen_the_interval_and_show_their_spread():
+    alike, better = evaluation([1, 0, 0, 0] * 25), evaluation([1, 1, 1, 0] * 25)
+    _, *once = comparison.paired_difference([better], [alike], "wb_pgd")
+    mean, *twice = comparison.paired_difference([better, alike], [alike, alike], "wb_pgd")
+    assert mean == pytest.approx(0.25)
+    assert twice[1] - twice[0] > once[1] - once[0]
+    networks = experiment.select(ROWS, ["pgd", "nat"])
+    named = comparison.by_id([*networks, networks[1]], [alike, alike, better])
+    shown = comparison.over_seeds(networks, named)
+    assert shown.index.to_list() == ["R<sub>pgd</sub>"]
+    assert shown["wb_pgd"].to_list() == ["25.0 and 75.0"]
+    assert shown["wb_pgd, paper"].to_list() == pytest.approx([36.1])
+    assert "over the 1 rows" in comparison.between_seeds(named)
+    assert "35.4 in wb_pgd. Of the variance in wb_pgd 100 %" in comparison.between_seeds(named)
+    assert "one seed" in comparison.between_seeds({"pgd": (alike,)})
+    several = comparison.seeds(networks, named, "of-rows").data
+    assert several.count("<td>25.0 and 75.0</td>") == 2 and "of-rows.csv" in several
+    once_each = comparison.seeds(networks, comparison.by_id(networks, [alike, alike])).data
+    assert "one seed" in once_each and "<table" not in once_each
+    pairs = [("pgd", "pgd")]
+    assert comparison.comparisons(networks, named, pairs)["seeds"].to_list() == [2]
+
+
+def test_a_stronger_attack_is_compared_on_the_images_that_it_met():
+    before = Evaluation({"wb_pgd": np.array([0, 1, 1, 1, 1, 1], bool)}, {"config": {"steps": 7}})
+    after = Evaluation({"wb_pgd": np.array([1, 0, 0, 1], bool)}, {"n": 4, "config": {"steps": 50}})
+    shown = tables.stronger(experiment.select(ROWS, ["pgd"]), [before], [after])
+    assert shown.loc["R<sub>pgd</sub>"].to_dict() == {
+        "PGD-7": "75.0", "PGD-50": "50.0", "both": "25.0",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("figure", "sizes"),
+    [
+        ("2", [3, 3, 3, 3]),
+        ("3", [4, 1, 2, 2, 2]),
+        ("4", [4, 7, 7, 7]),
+        ("5 fgsm", [2, 3, 3, 3]),
+        ("5 pgd", [1, 3, 3, 3]),
+    ],
+)
+def test_heatmap_blocks_are_the_papers(paper, figure, sizes):
+    blocks = tables.heatmap_blocks(figure, paper)
+    assert [len(block) for block in blocks] == sizes
+    assert len({row for block in blocks for row in block}) == sum(sizes)
+
+
+def test_heatmap_is_normalised_per_column_over_the_rows_shown(paper):
+    shown = paper.loc[["nat", "pgd", "fgsm"]]
+    values = figures.normalised(shown)
+    assert values.min().to_list() == [0] * 5 and values.max().to_list() == [1] * 5
+    assert values.loc["fgsm", "natural"] == pytest.approx((87.1 - 83.9) / (92.5 - 83.9))
+    assert figures.normalised(shown.iloc[:1]).to_numpy().tolist() == [[1] * 5]
+
+
+def test_heatmap_has_a_panel_per_table_and_a_red_line_between_blocks(paper):
+    blocks = tables.heatmap_blocks("2", paper)
+    figure = figures.heatmaps({"ours": paper, "paper": paper}, blocks)
+    assert [axis.get_title() for axis in figure.axes] == ["ours", "paper"]
+    lines = [segment for c in figure.axes[0].collections[1:] for segment in c.get_segments()]
+    assert len(lines) == 3 + 2
+    assert len(figure.axes[0].texts) == 12 * 5
+
+
+def test_labels_are_the_papers_names():
+    labels = {row.id: row.label for row in ROWS}
+    assert labels["pgd-nat-stage3"] == "R<sub>pgd→nat</sub> 18"
+    assert labels["fgsm_no_ll"] == "R<sub>fgsm_no_ll</sub>"
+    assert mathtext(labels["pgd-nat-stage3"]) == r"$R_{\mathrm{pgd{\to}nat}}$ 18"
+
+
+def test_trained_weights_are_the_papers():
+    table = tables.strategies(experiment.Profile())
+    assert table["trained weights"].to_list() == ["650", "648,074", "853,018"]
+
+
+def file(shown) -> pd.DataFrame:
+    """The file that a shown table offers."""
+    content = re.search(r'href="data:text/csv;base64,(.*?)" download="\w+.csv"', shown.data)[1]
+    return pd.read_csv(io.BytesIO(base64.b64decode(content)), index_col=0)
+
+
+def test_shown_table_offers_itself_as_a_file(paper):
+    shown = tables.table1(paper, paper, "table1")
+    assert "R<sub>pgd→pgd</sub> 56" in shown.data and 'download="table1.csv"' in shown.data
+    assert file(shown).loc["R_pgd→pgd 56", "wb_pgd ours"] == pytest.approx(41.3)
+    assert "difference" not in shown.data
+    assert (file(shown).filter(like="difference") == 0).all(axis=None)
+
+
+def test_only_labels_that_are_long_to_read_may_break():
+    link, name = '<a href="../claims/davchev2019/sanity.html#D35">D35</a>', "full fine-tuning " * 2
+    shown = show(pd.DataFrame({"x": [1, 2]}, index=[link, name])).data
+    assert f"<th>{link}</th>" in shown
+    assert f'<th><span class="words">{name}</span></th>' in shown
+
+
+def test_file_may_hold_what_the_table_says_in_words(paper):
+    words = pd.DataFrame({"seeds": ["many"]}, index=["a"])
+    shown = show(words, "table", paper)
+    assert "many" in shown.data
+    assert file(shown)["wb_pgd"].to_list() == pytest.approx(paper["wb_pgd"].to_list())
+    two_levels = pd.DataFrame({"x": [1]}, index=pd.MultiIndex.from_tuples([("a", "b")]))
+    assert file(show(two_levels)).index.to_list() == ["a"]

@@ -1,0 +1,238 @@
+"""Paper B's numbers stand where it prints them, ours are what was measured, never mixed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from made import EPSILONS, measure, study, table
+from matplotlib.figure import Figure
+
+from robust_transfer.claims import verdicts
+from robust_transfer.data.registry import DATASETS
+from robust_transfer.myakala2022 import (
+    claims,
+    evidence,
+    experiment,
+    figures,
+    forensics,
+    printed,
+    repeats,
+    tables,
+)
+from robust_transfer.presentation.tables import epsilon_words, show
+
+TASKS = {
+    "cifar10/resnet20": "factorial",
+    "tiny_imagenet100/vit6": "tables",
+    "chest_xray8/densenet40": "tables",
+}
+SHOWN = EPSILONS[:2]
+GAIN = {"pretraining": 0.10, "batch_norm": -0.02, "augmentation": 0.20}
+SEEDS = (0.0, 0.01, 0.02)
+
+
+def pm(mean: float, sd: float) -> str:
+    return f"{mean:.1f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{sd:.1f}"
+
+
+def accuracy(cell, seed, attack, epsilon):
+    """Natural 80 %, 10 points less per 0.01; techniques add up, seeds differ by a point."""
+    return 0.4 + SEEDS[seed] + sum(GAIN[t] for t in cell.techniques) - 4 * epsilon
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return table(TASKS)
+
+
+@pytest.fixture(scope="module")
+def measured(cells):
+    return measure(cells, accuracy)
+
+
+@pytest.fixture(scope="module")
+def rows(cells, measured):
+    return repeats.tidy(cells, measured)
+
+
+def test_the_papers_cells_are_all_there():
+    found = printed.accuracies()
+    assert found["pgd"].notna().sum() == 15 and found["standard"].notna().sum() == 9
+    assert found.loc[("ImageNet", "layer_freezing", "pretraining"), "pgd"] == 64.7
+    assert found.loc[("ChestX-ray", "feature_extraction", ""), "fgsm"] == 60.3
+
+
+def test_table_1_has_ours_beside_the_papers(rows, cells):
+    found = tables.table_1(rows, cells, SHOWN)
+    assert found.shape == (3 * (4 + 2 * len(SHOWN)), 3)
+    tuned = found.loc["cifar10/resnet20", "full fine-tuning"]
+    assert tuned["standard, ours"] == pm(41.0, 1.0) and tuned["standard, paper"] == "91.3"
+    assert tuned["PGD, ours at ε = 0.01"] == pm(37.0, 1.0)
+    assert tuned["PGD, paper, ε unstated"] == "63.2"
+    chest = found.loc["chest_xray8/densenet40", "feature extraction"]
+    assert chest["FGSM, paper, ε unstated"] == "60.3"
+
+
+def test_table_2_keeps_ours_and_the_papers_in_rows_of_their_own(rows, cells):
+    found = tables.table_2(rows, cells, SHOWN)
+    assert len(found) == 3 * 3
+    assert found.loc["cifar10/resnet20", "paper, ε unstated"].to_list() == ["65.7", "72.4", "70.2"]
+    ours = found.loc["cifar10/resnet20", "ours at ε = 0.01"]
+    assert ours["with pretraining"] == pm(47.0, 1.0) and ours["with augmentation"] == pm(57.0, 1.0)
+
+
+def test_a_task_without_counterpart_has_no_number_of_the_paper():
+    cells = table(
+        {"glyphs10/resnet8": "tables"},
+        targets={"glyphs10": {"train_size": 8, "validation_size": 2, "test_size": 40, "epochs": 1}},
+    )
+    rows = repeats.tidy(cells, measure(cells, accuracy))
+    found = tables.table_1(rows, cells, SHOWN)
+    conditions = found.index.get_level_values(1)
+    assert "standard, ours" in conditions and not conditions.str.contains("paper").any()
+    assert forensics.needed_epsilons(rows, cells).empty
+    assert tables.medical(rows, cells, SHOWN).empty
+    assert "nothing to show" in show(tables.medical(rows, cells, SHOWN)).data
+
+
+def test_effects_are_the_gains_that_were_put_in(rows):
+    found = tables.effects(rows, "cifar10/resnet20", "pgd", 0.01)
+    for line in found.itertuples():
+        name = {"frozen batch norm": "batch_norm"}.get(line.technique, line.technique)
+        assert line.gain == pytest.approx(100 * GAIN[name])
+        assert (line.low, line.high) == pytest.approx((line.gain, line.gain))  # seeds agree
+        assert line.pairs == (12 if line.strategy == "all" else 4)
+    assert len(found) == 3 * 4
+
+
+def test_effects_of_the_printed_tables_are_those_of_layer_freezing(rows):
+    found = tables.effects(rows, "tiny_imagenet100/vit6", "pgd", 0.01)
+    assert set(found["strategy"]) == {"layer freezing", "all"}
+    assert set(found["technique"]) == {"pretraining", "augmentation"}
+
+
+def test_every_cell_of_a_task_is_listed(rows, cells):
+    found = tables.all_cells(rows, cells, "cifar10/resnet20", SHOWN)
+    assert len(found) == 24 and (found["augmentation"] == "yes").sum() == 12
+
+
+def test_medical_measures_stand_beside_accuracy(rows, cells, measured):
+    found = tables.medical(rows, cells, SHOWN)
+    assert len(found) == 5 * 3 and all("chest" in name for name, _ in found.index)
+    assert found.index[0][1] == "natural"
+    assert found.iloc[0]["accuracy"] == found.iloc[0]["AUROC"] == pm(41.0, 1.0)
+    chest = measured[[cell.dataset for cell in cells].index("chest_xray8")][0]
+    assert forensics.majority(chest) == 50.0
+
+
+def test_epsilons_that_keep_what_the_paper_keeps(rows, cells):
+    found = forensics.needed_epsilons(rows, cells)
+    line = found.loc["cifar10/resnet20, full fine-tuning"]
+    assert line["PGD keeps in the paper"] == "69 %"  # 63.2 of 91.3
+    curve = repeats.curve(rows, "cifar10-resnet20-full_finetuning", "pgd")
+    reached = float(line.iloc[-1]) / 255
+    kept = np.interp(reached, curve.index, curve / curve.iloc[0])
+    assert kept == pytest.approx(63.2 / 91.3, abs=0.001)
+
+
+def test_another_kind_of_network_has_no_number_of_the_paper():
+    cells = table({"cifar10/vit6": "architecture", "cifar10/resnet20": "architecture"})
+    assert printed.of(cells[0]).isna().all()
+    assert printed.of(cells[1])["pgd"] == 63.2
+
+
+def test_of_an_epsilon_below_the_measured_ones_only_that_is_said(cells):
+    steep = repeats.tidy(cells, measure(cells, lambda c, s, attack, e: 0.8 - 60 * e * (e < 0.013)))
+    found = forensics.needed_epsilons(steep, cells)
+    assert found.iloc[0, -1] == "below 2.55"  # 0.01
+
+
+def test_mistakes_scale_the_budget(rows, cells, measured):
+    found = forensics.mistakes(rows, cells[0], measured[0], [0.01, 0.09])
+    curve = repeats.curve(rows, cells[0].id, "pgd")
+    assert found.loc["as stated", "ε = 0.01"] == pytest.approx(100 * curve[0.01] / curve[0.0])
+    assert (np.diff(found["ε = 0.09"]) > 0).all()  # from the largest radius to the smallest
+    halved = np.interp(0.045, curve.index, curve / curve.iloc[0])
+    assert found.loc["added on the [−1, 1] scale", "ε = 0.09"] == pytest.approx(100 * halved)
+
+
+def test_an_l2_radius_is_judged_by_deepfool(rows, cells, measured):
+    sizes = {"l2": np.array([0.0, 0.02, 0.05, np.inf]), "linf": np.ones(4)}  # 0: wrong already
+    repeats = [replace(found, deepfool=sizes) for found in measured[0]]
+    found = forensics.mistakes(rows, cells[0], repeats, [0.03])
+    row = found.loc["taken as an l2 radius (DeepFool, 9 images)"]
+    assert row["ε = 0.03"] == pytest.approx(100 * 2 / 3)
+    shown = forensics.deepfool(cells[:1], [repeats])
+    assert shown.loc["cifar10/resnet20, full fine-tuning", "images"] == 9
+    assert "median l2" not in shown  # of fewer than ten
+
+
+@pytest.mark.parametrize(("epsilon", "words"), [(8 / 255, "8/255"), (0.01, "0.01"), (0.05, "0.05")])
+def test_epsilons_are_written_as_they_are_known(epsilon, words):
+    assert epsilon_words(epsilon) == words
+
+
+def test_designs_say_what_is_run(cells):
+    found = tables.designs(study(TASKS), cells)
+    assert found["cells"].to_list() == [24, 5, 5]
+    assert found["the paper's"].to_list() == ["CIFAR-10", "ImageNet", "ChestX-ray"]
+
+
+def test_compared_names_the_cells(rows, cells):
+    pairs = tables.strategy_pairs(cells)
+    assert len(pairs) == 3 and all("layer_freezing" in first for first, _ in pairs)
+    found = tables.compared(rows, cells, pairs, "pgd", 0.01)
+    assert found.index[0] == "cifar10/resnet20: layer freezing − full fine-tuning"
+
+
+def test_figures_are_drawn_of_what_there_is(rows, cells, measured):
+    first = figures.figure_1(rows, cells, SHOWN)
+    heights = [bar.get_height() for bar in first.axes[0].patches]
+    assert sorted(heights) == sorted(printed.accuracies()["pgd"].xs("", level="techniques"))
+    assert [bar.get_height() for bar in first.axes[1].patches][:1] == [pytest.approx(37.0)]
+    curves = figures.budget_curves(rows, cells, "pgd")
+    assert len(curves.axes) == 4 and len(curves.axes[0].lines) == 5
+    gains = tables.effects(rows, "cifar10/resnet20", "pgd", 0.01)
+    flow = pd.DataFrame({"gradient": [1.0, 2.0], "moved": [0.1, 0.2]}, index=["stem", "head"])
+    for figure in (
+        figures.figure_2(rows, cells, 0.01),
+        figures.effects(gains),
+        figures.flows({"a": flow}),
+        figures.confusions({"clean": measured[0][0].confusion()}),
+    ):
+        assert isinstance(figure, Figure) and figure.axes
+    assert DATASETS["cifar10"].class_names[3] == "cat"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "changes"),
+    [
+        ({"cifar10/resnet20": "strategies"}, {}),
+        ({"cifar10/vit6": "architecture"}, {}),
+        ({"cifar10/resnet20": "tables"}, {"techniques": []}),
+        ({"cifar10/resnet20": "factorial"}, {"strategies": ["full_finetuning"]}),
+        (
+            {"cifar10/resnet20": "factorial"},
+            {"strategies": ["full_finetuning", "feature_extraction"]},
+        ),
+    ],
+    ids=str,
+)
+def test_a_study_of_any_design_is_shown_and_judged(tasks, changes):
+    cells = table(tasks, **changes)
+    measured = measure(cells, accuracy)
+    rows = repeats.tidy(cells, measured)
+    gains = tables.effects(rows, cells[0].task, "pgd", SHOWN[-1])
+    several = {t for cell in cells for t in cell.techniques}
+    assert {*gains.set_index("technique").index} == {experiment.words(t) for t in several}
+    pairs = tables.strategy_pairs(cells)
+    assert len(tables.compared(rows, cells, pairs, "pgd", SHOWN[0])) == len(pairs)
+    tables.table_1(rows, cells, SHOWN), tables.table_2(rows, cells, SHOWN)
+    drawn = [figures.figure_2(rows, cells, SHOWN[-1]), figures.effects(gains)]
+    drawn.append(figures.figure_1(rows, cells, SHOWN))
+    assert all(isinstance(figure, Figure) for figure in drawn)
+    found = evidence.Gathered(study(tasks, **changes), cells, measured)
+    judged = verdicts.judge(found.evidence, claims.groups(found))
+    assert verdicts.numbers(judged)["claims"] == len(judged)
+    assert len(verdicts.differences(judged)) == verdicts.numbers(judged)["differences"]

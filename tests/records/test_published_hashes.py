@@ -1,0 +1,39 @@
+"""Published records are found by hash: no change of the code may change the hash of any."""
+
+import json
+
+import pytest
+
+from robust_transfer import paths
+from robust_transfer.evaluation.accuracies import EvaluationConfig
+from robust_transfer.evaluation.budgets import BudgetConfig
+from robust_transfer.records.store import folder_name
+from robust_transfer.training.loop import TrainingConfig
+
+RECORDS = sorted(paths.PUBLISHED.glob("*/*/record.json"))
+MEASURED = {"evaluation": EvaluationConfig, "budgets": BudgetConfig}
+
+
+def read(path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_there_are_published_records():
+    assert len(RECORDS) > 150
+
+
+@pytest.mark.parametrize("scale", sorted({path.parents[1].name for path in RECORDS}))
+def test_a_published_record_keeps_its_hash(scale):
+    for path in (path for path in RECORDS if path.parents[1].name == scale):
+        content = read(path)
+        config = TrainingConfig(**content["config"])
+        assert config.hash == content["hash"], path
+        assert folder_name(config) == path.parent.name
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+def test_what_was_measured_keeps_the_name_of_its_file(kind):
+    found = sorted(paths.PUBLISHED.glob(f"*/*/{kind}-*.json"))
+    assert len(found) > 50
+    for path in found:
+        assert f"{kind}-{MEASURED[kind](**read(path)['config']).hash}.json" == path.name

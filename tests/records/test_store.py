@@ -1,0 +1,299 @@
+"""A finished network is found, a damaged one named and computed anew, a published one kept."""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import reweigh
+
+from robust_transfer import files
+from robust_transfer.files import write_atomically, write_sealed
+from robust_transfer.records import store as store_module
+from robust_transfer.records.provenance import commit
+from robust_transfer.records.store import HISTORY, RECORD, WEIGHTS, Store, rounded
+from robust_transfer.training.loop import load_data, train
+
+CPU = torch.device("cpu")
+
+
+def assert_same(state, other):
+    assert state.keys() == other.keys()
+    for name in state:
+        assert torch.equal(state[name], other[name]), name
+
+
+def snapshot(folder):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.rglob("*")}
+
+
+def forbid(row):
+    raise AssertionError("trained again")
+
+
+def test_a_finished_network_is_not_trained_again(trained, family):
+    before = snapshot(trained.root)
+    for config in family.values():
+        record = trained.get_or_train(config, "", CPU, forbid)
+        assert record.folder == trained.folder(config)
+    assert snapshot(trained.root) == before
+
+
+def test_a_changed_parameter_is_another_network(trained, tiny):
+    assert trained.find(tiny(name="source", dataset="glyphs20")) is not None
+    assert trained.find(tiny(name="source", dataset="glyphs20", seed=1)) is None
+
+
+def test_a_folder_says_which_network_seed_and_hash_it_holds(trained, tiny):
+    config = tiny(name="pgd-nat-head", seed=3)
+    assert trained.folder(config).name == f"pgd-nat-head-s3-{config.hash}"
+    assert {p.name for p in trained.find(tiny(name="source", dataset="glyphs20")).folder.iterdir()}
+
+
+def test_a_record_tells_what_was_trained_how_and_where(trained, family):
+    config = family["baseline"]
+    record = trained.find(config)
+    history = record.history
+    assert history.columns.tolist() == [
+        *("epoch", "learning_rate", "loss", "natural", "adversarial", "seconds")
+    ]
+    assert history.epoch.tolist() == [0, 1, 2]
+    content = record.content
+    best = history.iloc[content["selected_epoch"]]
+    assert content["validation"] == {k: best[k] for k in ("natural", "adversarial")}
+    assert content["seconds"] == pytest.approx(history.seconds.sum(), abs=1e-3)
+    assert content["config"] == config.model_dump(mode="json")
+    assert content["hash"] == config.hash
+    images = load_data(config, "")
+    assert content["data"]["training"] == images[0].fingerprint
+    assert content["data"]["validation"] == images[1].fingerprint
+    assert content["provenance"]["torch"] == torch.__version__
+    assert content["provenance"]["threads"] == torch.get_num_threads()
+    assert content["provenance"].keys() == {
+        *("device", "threads", "python", "torch", "torchvision", "numpy", "commit", "finished")
+    }
+    assert all(content["provenance"].values())
+
+
+def test_the_validation_of_a_record_is_that_of_the_selected_epoch(store, tiny):
+    tried = (tiny(epochs=4, learning_rate=1.0, validation_size=100, seed=k) for k in range(20))
+    records_made = (store.get_or_train(config, "", CPU) for config in tried)
+    record = next(r for r in records_made if r.history.natural.idxmax() < 3)
+    natural = record.history.natural
+    assert record.content["selected_epoch"] == natural.idxmax()
+    assert record.content["validation"] == {"natural": natural.max(), "adversarial": None}
+
+
+def test_stored_weights_are_the_selected_ones_in_half_precision(trained, family, tmp_path):
+    config = family["baseline"]
+    best, _ = train(config, load_data(config, ""), CPU, tmp_path / "checkpoint")
+    expected = rounded(best)
+    stored = safetensors.torch.load_file(trained.folder(config) / WEIGHTS)
+    assert_same(stored, expected)
+    assert stored["stage3.0.conv1.weight"].dtype == torch.float16
+    assert_same(
+        trained.state(config),
+        {k: v.float() if v.is_floating_point() else v for k, v in expected.items()},
+    )
+
+
+STORED = {
+    ("head", "freeze"): lambda name: name.startswith("head."),
+    ("head", "adapt"): lambda name: name.startswith("head.") or "running" in name or "num_" in name,
+    ("stage3", "freeze"): lambda name: name.startswith(("head.", "stage3.")),
+}
+
+
+@pytest.mark.parametrize(("strategy", "policy"), STORED)
+def test_a_transfer_stores_only_what_differs_from_its_source(
+    store, family, tiny, tmp_path, strategy, policy
+):
+    source = family["source"]
+    config = tiny(source=source, strategy=strategy, frozen_batch_norm=policy, epochs=1)
+    store.get_or_train(config, "", CPU)
+    files = [store.folder(c) / WEIGHTS for c in (config, source)]
+    stored = safetensors.torch.load_file(files[0])
+    whole = store.state(config)
+    assert stored.keys() == {name for name in whole if STORED[strategy, policy](name)}
+    assert files[0].stat().st_size < 0.9 * files[1].stat().st_size
+    best, _ = train(config, load_data(config, ""), CPU, tmp_path / "c", store.state(source))
+    assert_same(
+        whole, {k: v.float() if v.is_floating_point() else v for k, v in rounded(best).items()}
+    )
+
+
+def test_a_finished_network_is_loaded_in_eval_mode_with_its_weights(trained, family):
+    for config in family.values():
+        model = trained.model(config)
+        assert not any(module.training for module in model.modules())
+        assert_same(model.state_dict(), trained.state(config))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def remove(path):
+    path.unlink()
+
+
+def alter(path):
+    content = path.read_text()
+    digit = next(c for c in reversed(content) if c.isdigit())
+    before, after = content.rsplit(digit, 1)
+    path.write_text(before + str((int(digit) + 1) % 10) + after)
+
+
+def improve(path):
+    content = json.loads(path.read_text())
+    content["validation"]["natural"] = 0.99
+    path.write_text(json.dumps(content))
+
+
+DAMAGES = [
+    (WEIGHTS, truncate, WEIGHTS),
+    (WEIGHTS, remove, WEIGHTS),
+    (HISTORY, remove, HISTORY),
+    (HISTORY, alter, HISTORY),
+    (RECORD, truncate, RECORD),
+    (RECORD, improve, "altered"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "named"), DAMAGES)
+def test_a_damaged_record_is_named_set_aside_and_trained_to_the_same_weights(
+    store, trained, family, capsys, name, damage, named
+):
+    config = family["source"]
+    damage(store.folder(config) / name)
+    assert store.find(config) is None
+    message = capsys.readouterr().out
+    assert "set aside" in message and named in message and str(store.folder(config)) in message
+    epochs = []
+    record = store.get_or_train(config, "", CPU, epochs.append)
+    assert len(epochs) == config.epochs
+    assert record.folder == store.folder(config)
+    assert list(store.folder(config).glob("*.damaged"))
+    assert_same(store.state(config), trained.state(config))
+    assert store.find(family["transfer"]) is not None
+
+
+def test_a_record_of_another_configuration_is_not_taken(store, family, tiny, capsys):
+    config, other = family["source"], tiny(name="other")
+    store.folder(config).rename(store.folder(other))
+    assert store.find(other) is None
+    assert "its configuration is another one" in capsys.readouterr().out
+
+
+def test_a_transfer_is_void_once_its_source_has_other_weights(store, family):
+    assert store.find(family["transfer"]) is not None
+    reweigh(store, family["source"])
+    assert store.find(family["source"]) is not None
+    assert store.find(family["transfer"]) is None
+    epochs = []
+    store.get_or_train(family["transfer"], "", CPU, epochs.append)
+    assert len(epochs) == family["transfer"].epochs
+
+
+def test_a_transfer_trains_its_source_first(tmp_path, family, trained):
+    store = Store(tmp_path)
+    store.get_or_train(family["transfer"], "", CPU)
+    for network in ("source", "transfer"):
+        assert_same(store.state(family[network]), trained.state(family[network]))
+
+
+def test_published_networks_are_taken_and_never_written_to(trained, family, tiny, tmp_path):
+    before = snapshot(trained.root)
+    layered = Store(tmp_path / "mine", published=trained.root)
+    for config in family.values():
+        assert layered.get_or_train(config, "", CPU, forbid).folder == trained.folder(config)
+        assert_same(layered.state(config), trained.state(config))
+    assert not layered.root.exists()
+    mine = tiny(name="mine", source=family["source"], strategy="head", epochs=1)
+    assert layered.get_or_train(mine, "", CPU).folder == layered.folder(mine)
+    assert [path.name for path in layered.root.iterdir()] == [layered.folder(mine).name]
+    assert snapshot(trained.root) == before
+
+
+def test_two_who_want_the_same_network_train_it_once(tmp_path, tiny):
+    config, epochs = tiny(), []
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [
+            pool.submit(Store(tmp_path).get_or_train, config, "", CPU, epochs.append)
+            for _ in range(2)
+        ]
+    assert jobs[0].result() == jobs[1].result()
+    assert [row["epoch"] for row in epochs] == [0, 1]
+
+
+def test_epochs_done_counts_finished_and_interrupted_trainings(trained, family, tiny, tmp_path):
+    assert trained.epochs_done(family["baseline"]) == 3
+
+    def interrupt(row):
+        raise KeyboardInterrupt
+
+    store, config = Store(tmp_path), tiny(name="interrupted")
+    assert store.epochs_done(config) == 0
+    with pytest.raises(KeyboardInterrupt):
+        store.get_or_train(config, "", CPU, interrupt)
+    assert store.epochs_done(config) == 1
+
+
+def test_epochs_of_a_network_published_without_weights_are_counted_anew(trained, family, tmp_path):
+    config = family["baseline"]
+    shutil.copytree(trained.folder(config), Store(tmp_path).folder(config))
+    (Store(tmp_path).folder(config) / "weights.safetensors").unlink()
+    assert Store(tmp_path / "new", tmp_path).epochs_done(config) == 0
+
+
+def test_weights_of_an_unfinished_network_are_refused_by_name(trained, tiny):
+    config = tiny(name="unknown")
+    with pytest.raises(FileNotFoundError, match=f"{config.hash}: no finished record of unknown"):
+        trained.model(config)
+
+
+def test_a_seal_breaks_with_any_change(tmp_path):
+    store = Store(tmp_path)
+    path, content = tmp_path / "record.json", {"n": 3, "nested": {"x": [0.1, None]}}
+    write_sealed(path, content)
+    assert store.read_sealed(path) == content
+    write_sealed(path, content | {"n": 4})
+    path.write_text(path.read_text().replace("4", "5", 1))
+    assert store.read_sealed(path) is None
+    assert store.read_sealed(path) is None and not path.exists()
+
+
+def test_a_damaged_published_network_is_passed_over_and_left_where_it_is(store, family, tmp_path):
+    config = family["source"]
+    truncate(store.folder(config) / WEIGHTS)
+    before = snapshot(store.root)
+    layered = Store(tmp_path / "mine", published=store.root)
+    assert layered.get_or_train(config, "", CPU).folder == layered.folder(config)
+    assert snapshot(store.root) == before
+
+
+def test_a_look_during_the_last_write_does_not_damage_a_network_trained_anew(
+    store, family, monkeypatch
+):
+    """The runner's progress bar looks into the store while a worker finishes a network."""
+    config, write = family["transfer"], write_atomically
+    reweigh(store, family["source"])
+
+    def write_and_look(path, content):
+        write(path, content)
+        store.find(config)
+
+    monkeypatch.setattr(files, "write_atomically", write_and_look)
+    monkeypatch.setattr(store_module, "write_atomically", write_and_look)
+    store.get_or_train(config, "", CPU)
+    assert store.find(config) is not None
+
+
+def test_without_git_the_environment_says_the_commit(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("COMMIT", "0123abc")
+    assert commit.__wrapped__() == "0123abc"
+    monkeypatch.delenv("COMMIT")
+    assert commit.__wrapped__() == "unknown"
