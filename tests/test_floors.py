@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import robust_transfer
+from robust_transfer import paths
 
 ROOT = Path(robust_transfer.__file__).parent
 WINGS = ("davchev2019", "myakala2022")
@@ -26,6 +27,8 @@ FLOORS = (
     ("__init__", "__main__"),
 )
 """From the ground up; a room may use those below it, and others of its own package."""
+LABEL = r'y="(\d+)" font-weight="bold" font-size="15">(\w+)<'
+"""A room's name in the picture, and how far from the top it stands."""
 HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 BELOW_THE_WINGS = [
@@ -94,6 +97,16 @@ def test_a_room_stands_on_those_below(path):
 def test_a_package_says_what_it_is_and_nothing_else(package):
     body = ast.parse((ROOT / package / "__init__.py").read_text()).body
     assert len(body) == 1 and isinstance(body[0].value.value, str)
+
+
+def test_the_books_picture_shows_every_room_above_what_it_stands_on():
+    drawn = (paths.BOOK / "_static" / "house.svg").read_text()
+    heights = {name: -int(y) for y, name in re.findall(LABEL, drawn)}
+    assert heights.keys() == HEIGHT.keys() - {"__init__", "__main__"}
+    for path in MODULES:
+        own = room(path)
+        for other in rooms((ROOT / path).read_text()) & heights.keys() - {own}:
+            assert own not in heights or heights[other] < heights[own], (path, other)
 
 
 @pytest.mark.parametrize(
