@@ -109,6 +109,13 @@ def test_the_books_picture_shows_every_room_above_what_it_stands_on():
             assert own not in heights or heights[other] < heights[own], (path, other)
 
 
+def test_every_module_has_its_place_in_the_books_library_part():
+    pages = "\n".join(page.read_text() for page in (paths.BOOK / "api").glob("*.md"))
+    listed = re.findall(r"automodule:: robust_transfer\.(\S+)", pages)
+    names = (".".join(path.with_suffix("").parts) for path in MODULES)
+    assert sorted(listed) == sorted(name for name in names if "__" not in name)
+
+
 @pytest.mark.parametrize(
     ("module", "source", "breach"),
     [
