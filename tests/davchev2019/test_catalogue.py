@@ -8,7 +8,9 @@ import torch
 
 import robust_transfer as rt
 from robust_transfer import paths
+from robust_transfer.book import pages
 from robust_transfer.davchev2019 import experiment
+from robust_transfer.records.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +75,12 @@ def test_to_import_the_library_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     assert {"load", "published"} <= {*dir(rt)} and not hasattr(rt, "unpublished")
+
+
+def test_a_card_says_the_line_that_loads_its_network():
+    profile = experiment.read_profile(paths.PROFILES / "laptop.yaml")
+    store = Store("none", paths.PUBLISHED / "laptop")
+    said = {n.id: pages._training(n, store.find(n.config)) for n in experiment.grid(profile)}
+    assert said["pgd"]["load it"] == '<code>rt.load("pgd", profile="laptop")</code>'
+    assert "load it" not in said["pgd-pgd-head"] or "without" not in said["pgd-pgd-head"]["record"]
+    assert {"load it" in facts for facts in said.values()} == {True, False}

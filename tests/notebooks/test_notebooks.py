@@ -55,7 +55,7 @@ def test_what_works_on_stored_networks_suggests_a_profile_that_has_their_weights
     example = (paths.ROOT / "examples" / "load_network.py").read_text()
     suggested = [re.findall(r"-p profile ([\w-]+)", page.read_text()) for page in pages]
     assert sum(map(bool, suggested)) == 3  # the page on speed runs nothing
-    for name in {*sum(suggested, re.findall(r'# or "([\w-]+)"', example))}:
+    for name in {*sum(suggested, re.findall(r'profile=.*# or "([\w-]+)"', example))}:
         store = Store("none", paths.PUBLISHED / name)
         for network in grid(read_profile(paths.PROFILES / f"{name}.yaml")):
             assert store.find(network.config, weights=True) is not None, (name, network.id)
