@@ -44,6 +44,11 @@ def test_there_are_notebooks():
     assert {path.stem for path in OF_STUDY} == {*pipeline.STUDY}
 
 
+def test_files_are_numbered_as_the_book_shows_them():
+    shown = re.findall(r"book/_executed/(\w+)", (paths.ROOT / "_toc.yml").read_text())
+    assert shown == [path.stem for path in NOTEBOOKS]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_committed_without_outputs(path):
     for cell in nbformat.read(path, 4).cells:
@@ -110,7 +115,7 @@ def test_a_whole_profile_of_another_name_needs_no_file():
 
 
 def test_settings_of_a_study_have_a_folder_of_their_own():
-    page = cell_of(paths.NOTEBOOKS / "10_study.ipynb")
+    page = cell_of(paths.NOTEBOOKS / "06_study.ipynb")
     study, runner = notebook.study_settings(run(page, injected(repeats=5)))
     assert (study.repeats, study.targets["glyphs10"].test_size) == (5, 80)
     assert runner.published_dir == str(paths.PUBLISHED / "study-smoke")

@@ -23,9 +23,9 @@ from robust_transfer.myakala2022.experiment import STUDY_TABLE, Study, cells
 from robust_transfer.records.store import RECORD, WEIGHTS, Record, Store, folder_name
 from robust_transfer.training.loop import TrainingConfig, load_data
 
-STUDY = ("10_study", "11_forensics")
+STUDY = ("06_study", "07_forensics")
 """Run at the scale of a study."""
-DEMONSTRATIONS = ("00_threat_models", "05_explore", "06_speed", "08_seeing")
+DEMONSTRATIONS = ("00_threat_models", "08_seeing", "09_explore", "11_speed")
 """Run on the embedded images, which every reader has, or on none; all others on the profile's."""
 
 
