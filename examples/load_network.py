@@ -1,17 +1,12 @@
 """A published network as a plain PyTorch module on images in [0, 1]."""
 
-from robust_transfer import paths
+import robust_transfer as rt
 from robust_transfer.attacks import PGD, share_right
 from robust_transfer.data.registry import load
-from robust_transfer.davchev2019 import experiment
-from robust_transfer.records.store import Store
 
-profile = experiment.read_profile(paths.PROFILES / "smoke.yaml")  # or overnight.yaml
-networks = {network.id: network for network in experiment.grid(profile)}
-store = Store("results", paths.PUBLISHED / profile.profile)
-model = store.model(networks["pgd-pgd-all"].config)
+model = rt.load("pgd-pgd-all", profile="smoke")  # or "overnight"
 
-test = load(profile.target_dataset, "test", 100)  # data_dir="DIR" for CIFAR
+test = load("glyphs10", "test", 100)  # or "cifar10", data_dir="DIR"
 images, labels = next(test.batches(100))
 attacked = PGD(steps=20)(model, images, labels)
 print(f"natural {share_right(model(images), labels).mean():.0%}")

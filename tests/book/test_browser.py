@@ -196,7 +196,7 @@ def natural(smoke: Path, network: str) -> float:
 
 def test_a_changed_cell_runs_in_the_page(smoke, reader):
     accuracy = natural(smoke, "nat")
-    cell = reader.open("book/_executed/09_browser.html").locator("div.cell.tag_live").first
+    cell = reader.open("book/_executed/10_browser.html").locator("div.cell.tag_live").first
     editor, output = cell.get_by_role("textbox"), cell.locator(".cell_output")
     built = output.inner_text()
     assert "pgd-pgd-all, wb_pgd" in built
@@ -213,7 +213,7 @@ def test_a_changed_cell_runs_in_the_page(smoke, reader):
 
 
 def test_every_live_cell_gives_the_same_in_the_page_as_in_jupyter(reader):
-    for cell in reader.open("book/_executed/09_browser.html").locator("div.cell.tag_live").all():
+    for cell in reader.open("book/_executed/10_browser.html").locator("div.cell.tag_live").all():
         output = cell.locator(".cell_output")
         built = output.inner_text().split()
         output.evaluate("box => box.textContent = ''")

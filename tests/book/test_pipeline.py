@@ -82,9 +82,9 @@ def test_book_pages_are_whole(smoke):
     pages = sorted((html / "book").rglob("*.html"))
     assert {page.stem for page in pages} >= {
         "intro", "methods", "protocol", "bibliography", "00_threat_models", "01_source",
-        "02_transfer", "03_evaluation", "04_figures", "05_explore", "07_verdicts", "models",
+        "02_transfer", "03_evaluation", "04_figures", "09_explore", "05_verdicts", "models",
         "data", "reproducibility", "extend", "glossary", "changelog", "attacks",
-        "08_seeing", "09_browser", "10_study", "11_forensics",
+        "08_seeing", "10_browser", "06_study", "07_forensics",
     }  # fmt: skip
     for path in pages:
         page = Markup(path)
@@ -152,11 +152,9 @@ def test_killed_pipeline_continues_to_the_same_numbers(checkout):
 
 
 NOTEBOOKS = """
-import yaml
 from robust_transfer.book import pipeline
 
-parameters = yaml.safe_load(open("tiny.yaml"))
-parameters |= {"published_dir": "", "results_dir": "killed"}
+parameters = {"profile": "tiny.yaml", "published_dir": "", "results_dir": "killed"}
 for name in ("01_source", "02_transfer", "03_evaluation"):
     pipeline.execute(name, parameters)
 """
@@ -254,19 +252,28 @@ def test_only_a_study_asked_for_is_trained(arguments, study, monkeypatch):
     assert main(["run", *arguments]) == 0 and chosen == [study]
 
 
-def test_tidy_keeps_no_path_nor_time_of_this_machine_and_folds_parameters():
+def test_tidy_keeps_no_path_nor_time_of_this_machine_and_folds_what_was_set():
     text = f"wrote {paths.ROOT}/results/a\n"
-    default = nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})
+    question = nbformat.v4.new_markdown_cell("# What?")
+    default = nbformat.v4.new_code_cell(
+        "# Parameters of this page\nseed = None  # a\nimage = 3  # b\nwidth = None",
+        metadata={"tags": ["parameters"]},
+    )
+    given = nbformat.v4.new_code_cell(
+        "# Parameters\nseed = 1\nimage = None\n", metadata={"tags": ["injected-parameters"]}
+    )
     cell = nbformat.v4.new_code_cell(
-        "# Parameters\nseed = 1",
+        "protocol, runner = settings(globals())",
         metadata={"papermill": {"duration": 1}, "execution": {}},
         outputs=[nbformat.v4.new_output("stream", name="stdout", text=text)],
     )
     notebook = nbformat.v4.new_notebook(
-        cells=[default, cell], metadata={"papermill": {"path": "/x"}}
+        cells=[question, default, given, cell], metadata={"papermill": {"path": "/x"}}
     )
     pipeline.tidy(notebook)
     assert notebook.metadata == {}
-    assert default.metadata == {"tags": ["parameters", "hide-input"]}
-    assert cell.metadata == {"tags": ["hide-input"]}
+    assert notebook.cells == [question, given, cell]
+    assert given.source == "# Parameters\nseed = 1"
+    assert [c.metadata["tags"] for c in (given, cell)] == [["hide-input"]] * 2
+    assert given.metadata["mystnb"] != cell.metadata["mystnb"]  # two boxes, told apart
     assert cell.outputs[0].text == "wrote results/a\n"

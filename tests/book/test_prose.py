@@ -50,14 +50,14 @@ CONSTANTS = {
     "00_threat_models": {"0.0625": "the paper's ε on its scale", "0.03125": "ε"},
     "03_evaluation": LEVEL,
     "04_figures": LEVEL,
-    "06_speed": LEVEL,
+    "11_speed": LEVEL,
     "08_seeing": {"10 %": "probability below which a class is not drawn"},
-    "09_browser": LEVEL
+    "10_browser": LEVEL
     | {"90 %": "another level", "1.645": "its normal quantile"}
     | {"99 %": "another level", "2.576": "its normal quantile"},
-    "10_study": LEVEL | {"80 %": "power of a test"},
-    "11_forensics": {"0.01": "the paper's smallest ε", "2.55": "the same in 1/255"},
-    "07_verdicts": LEVEL | {"90 %": "level of the intervals of an equivalence"},
+    "06_study": LEVEL | {"80 %": "power of a test"},
+    "07_forensics": {"0.01": "the paper's smallest ε", "2.55": "the same in 1/255"},
+    "05_verdicts": LEVEL | {"90 %": "level of the intervals of an equivalence"},
 }
 PAGES = {
     page.stem: page

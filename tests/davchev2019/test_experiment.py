@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from robust_transfer.attacks import PGD, ThreatModel, fgsm
 from robust_transfer.davchev2019.experiment import (
@@ -220,14 +221,24 @@ def test_an_unknown_network_or_data_set_is_named_once_by_the_profiles_own_name(n
     assert str(caught.value).count("lenet") == 1
 
 
-def test_a_profile_that_leaves_parameters_to_the_notebook_is_refused(tmp_path):
-    whole = Profile().model_dump(mode="json")
+def test_what_a_profile_leaves_out_is_the_papers_but_never_its_name(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(json.dumps({k: v for k, v in whole.items() if k not in ("seed", "epochs")}))
-    with pytest.raises(ValueError, match=r"mine\.yaml: a profile gives .*; epochs, seed missing$"):
-        read_profile(path)
-    path.write_text(json.dumps(whole))
+    path.write_text("profile: mine\nepochs: 3\n")
+    assert read_profile(path) == Profile(profile="mine", epochs=3)
+    path.write_text(json.dumps(Profile().model_dump(mode="json")))
     assert read_profile(path) == Profile()
+    path.write_text("epochs: 3\n")  # its numbers would be shown as the paper profile's
+    with pytest.raises(
+        ValueError, match=r"mine\.yaml: a profile gives its name; profile is missing"
+    ):
+        read_profile(path)
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=[path.stem for path in PROFILES])
+def test_a_profiles_file_gives_its_name_and_what_it_changes(path):
+    said, paper = read_profile(path), Profile()
+    changed = {name for name in Profile.model_fields if getattr(said, name) != getattr(paper, name)}
+    assert yaml.safe_load(path.read_text()).keys() == {"profile"} | changed
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
             _publish(profile, paths.resolve(options.results_dir))
             return 0
         where = {"results_dir": options.results_dir, "data_dir": options.data_dir}
-        where |= {"device": options.device, "workers": options.workers}
+        asked = {"device": options.device, "workers": options.workers}
+        where |= {name: value for name, value in asked.items() if value is not None}
         where["published_dir"] = "book/results" if options.published else ""
         study = published_study() if as_published else _study_of(profile) or published_study()
         print(f"the book: {pipeline.run(profile, study, where)}")
@@ -65,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--published", action="store_true", help="start from book/results")
     parser.add_argument("--data-dir", default="", help="folder of the images")
     parser.add_argument("--results-dir", default="results", help="folder of the records")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--workers", default=0, type=int, help="networks side by side")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--workers", type=int, help="networks side by side")
     return parser
 
 

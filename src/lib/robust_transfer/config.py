@@ -64,12 +64,12 @@ def one_of(parameter: str, value: str, allowed: Collection[str]) -> None:
 
 
 def read(kind: type[Config], path: Path | str) -> Config:
-    """Read a configuration in a papermill parameter file, which says nothing of where to run.
+    """Read a configuration from a file of its name and of what differs from the defaults.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a mapping in YAML, an unknown or a missing parameter, or a value that is
-            not allowed.
+        ValueError: not a mapping in YAML, no name, an unknown parameter, or a value that is not
+            allowed.
     """
     try:
         given = yaml.safe_load(Path(path).read_text()) or {}
@@ -77,9 +77,7 @@ def read(kind: type[Config], path: Path | str) -> Config:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
         raise ValueError(f"{path}: a {type(given).__name__}; allowed are lines of name: value")
-    config = kind(**given)
-    if absent := [name for name in kind.model_fields if name not in given]:
-        # papermill would leave these at the notebook's own values, which are another file's
-        what = kind.__name__.lower()
-        raise ValueError(f"{path}: a {what} gives every parameter; {', '.join(absent)} missing")
+    config, name = kind(**given), kind.__name__.lower()
+    if name not in given:  # the default's would stand under numbers of another scale
+        raise ValueError(f"{path}: a {name} gives its name; {name} is missing")
     return config

@@ -16,3 +16,16 @@ REFERENCE = BOOK / "reference"
 def resolve(path: str) -> str:
     """Make a user's path absolute; "" stays "", which stands for none."""
     return str(ROOT / path) if path else ""
+
+
+def parameter_file(parameter: str, folder: Path, name: str) -> Path:
+    """The file that a user gave by its name in ``folder`` or by its path.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    for path in (folder / f"{name}.yaml", Path(name), ROOT / name):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+    raise ValueError(f"{parameter} = {name!r}: allowed are {known}, or a file")

@@ -1,20 +1,23 @@
-"""From a notebook's parameter cell to a validated experiment and runner."""
+"""From a notebook's parameters cell to a validated experiment and runner."""
 
-import ast
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from robust_transfer import paths
-from robust_transfer.config import Config
+from robust_transfer.config import Config, read
 from robust_transfer.davchev2019.experiment import Profile
 from robust_transfer.myakala2022.experiment import Study
 from robust_transfer.runner import Runner
 
 INJECTED = "# Parameters"
-"""First line of the cell in which papermill puts the parameters it was given."""
+"""The first line of the cell in which papermill puts what it was given; a notebook's own parameters
+cell begins with a longer line of the same words."""
 
 
 def settings(namespace: Mapping[str, object], *own: str) -> tuple[Profile, Runner]:
     """Validate the parameters of a notebook on paper A's experiment.
+
+    What papermill was given stands above what a reader wrote into the parameters cell, which stands
+    above the file of the profile. ``None`` leaves a parameter to the file.
 
     Args:
         namespace: the notebook's ``globals()``.
@@ -24,35 +27,53 @@ def settings(namespace: Mapping[str, object], *own: str) -> tuple[Profile, Runne
         The experiment to run, and where to run it, with paths made absolute.
 
     Raises:
-        ValueError: a parameter that no cell of the notebook knows (papermill itself only warns),
-            or a value that is not allowed.
+        ValueError: a parameter that nobody knows (papermill itself only warns), a profile that is
+            none, or a value that is not allowed.
     """
-    return _settings(Profile, namespace, own)
+    return assemble(Profile, given(namespace), *own)
 
 
 def study_settings(namespace: Mapping[str, object], *own: str) -> tuple[Study, Runner]:
     """Validate the parameters of a notebook on paper B's experiment; see ``settings``."""
-    return _settings(Study, namespace, own)
+    return assemble(Study, given(namespace), *own)
 
 
-def _settings(
-    kind: type[Config], namespace: Mapping[str, object], own: Collection[str]
-) -> tuple[Config, Runner]:
-    shared = {*kind.model_fields, *Runner.model_fields}
-    if unknown := sorted(_injected(namespace) - shared - {*own}):
-        known = ", ".join(sorted({*shared, *own}))
-        raise ValueError(f"unknown parameter {', '.join(unknown)}; known: {known}")
-    experiment = kind(**{name: namespace[name] for name in kind.model_fields})
-    where = {name: namespace[name] for name in Runner.model_fields}
+def given(namespace: Mapping[str, object]) -> dict[str, object]:
+    """What the parameters cells say, papermill's last; names of later cells do not count."""
+    cells = [cell for cell in namespace.get("In", ()) if cell.startswith(INJECTED)]
+    latest = {cell.startswith(f"{INJECTED}\n"): cell for cell in cells}  # of a cell run twice
+    said: dict[str, object] = {}
+    exec(f"{latest.get(False, '')}\n{latest.get(True, '')}", said)
+    apart = ("__builtins__", "PAPERMILL_")  # the latter from --inject-paths
+    return {name: value for name, value in said.items() if not name.startswith(apart)}
+
+
+def assemble(kind: type[Config], said: Mapping[str, object], *own: str) -> tuple[Config, Runner]:
+    """The experiment of a profile's or a study's file with some fields changed, and its runner.
+
+    Args:
+        kind: ``Profile`` or ``Study``.
+        said: the file's name or path under ``profile`` or ``study``, and what is changed. A
+            whole experiment needs no file.
+        own: names of parameters that are neither's.
+
+    Raises:
+        ValueError: see ``settings``.
+    """
+    known = {*kind.model_fields, *Runner.model_fields, *own}
+    if unknown := ", ".join(sorted({*said} - known)):
+        raise ValueError(f"unknown parameter {unknown}; known: {', '.join(sorted(known))}")
+    chosen = {name: value for name, value in said.items() if value is not None}
+    fields = {name: chosen[name] for name in kind.model_fields if name in chosen}
+    if len(fields) < len(kind.model_fields):  # the others are a file's, which also names them
+        what = kind.__name__.lower()
+        folder = paths.PROFILES if kind is Profile else paths.STUDIES
+        file = paths.parameter_file(what, folder, fields.pop(what, ""))
+        fields = read(kind, file).model_dump() | fields
+    experiment = kind(**fields)
+    where = {name: chosen.get(name, field.default) for name, field in Runner.model_fields.items()}
     if where["published_dir"]:
         where["published_dir"] = f"{where['published_dir']}/{experiment.folder}"
     for name in ("results_dir", "published_dir", "data_dir"):
         where[name] = paths.resolve(where[name])
     return experiment, Runner(**where)
-
-
-def _injected(namespace: Mapping[str, object]) -> set[str]:
-    """Names that papermill assigned, read from the cells run so far."""
-    cells = [cell for cell in namespace.get("In", ()) if cell.startswith(INJECTED)]
-    statements = [statement for cell in cells for statement in ast.parse(cell).body]
-    return {statement.targets[0].id for statement in statements}

@@ -88,6 +88,8 @@ def _training(network: Network, record: Record) -> dict[str, str]:
     """What a network is and how it came about."""
     config, content = network.config, record.content
     source = config.source.name if config.source else ""
+    scale = record.folder.parent
+    line = f'<code>rt.load("{network.id}", profile="{scale.name}")</code>'
     kept = "" if (record.folder / WEIGHTS).exists() else ", published without weights"
     validation = content["validation"]
     shares = [f"{percent(validation['natural'])} % without attack"]
@@ -104,7 +106,7 @@ def _training(network: Network, record: Record) -> dict[str, str]:
         "epochs": f"{config.epochs}, of which number {content['selected_epoch'] + 1} is kept",
         "validation": ", ".join(shares),
         "record": f"<code>{escape(folder_name(config))}</code>{kept}",
-    }
+    } | ({"load it": line} if scale.parent == paths.PUBLISHED and not kept else {})
 
 
 def _accuracies(evaluation: Evaluation) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """The pipeline: execute the notebooks in order with papermill, then build the book from them."""
 
+import ast
+import os
 import re
 import shutil
 import subprocess
@@ -8,41 +10,30 @@ from pathlib import Path
 
 import nbformat
 import papermill
-import yaml
 
 from robust_transfer import paths
 from robust_transfer.book import pages
-from robust_transfer.book.notebook import INJECTED, settings, study_settings
+from robust_transfer.book.notebook import INJECTED, assemble
 from robust_transfer.davchev2019 import experiment, figures, tables
 from robust_transfer.evaluation import budgets, layers
 from robust_transfer.evaluation.accuracies import Evaluation, find
 from robust_transfer.files import write_sealed
 from robust_transfer.myakala2022 import repeats
-from robust_transfer.myakala2022.experiment import STUDY_TABLE, Study, cells, read_study
+from robust_transfer.myakala2022.experiment import STUDY_TABLE, Study, cells
 from robust_transfer.records.store import RECORD, WEIGHTS, Record, Store, folder_name
-from robust_transfer.runner import Runner
 from robust_transfer.training.loop import TrainingConfig, load_data
 
-EXPERIMENT = (
-    "01_source",
-    "02_transfer",
-    "03_evaluation",
-    "04_figures",
-    "07_verdicts",
-    "09_browser",
-)
-"""Run at the scale of the profile asked for."""
-STUDY = ("10_study", "11_forensics")
+STUDY = ("06_study", "07_forensics")
 """Run at the scale of a study."""
-DEMONSTRATIONS = ("00_threat_models", "05_explore", "06_speed", "08_seeing")
-"""Run on the embedded images, which every reader has, or on none."""
+DEMONSTRATIONS = ("00_threat_models", "08_seeing", "09_explore", "11_speed")
+"""Run on the embedded images, which every reader has, or on none; all others on the profile's."""
 
 
 def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
     """Execute all notebooks in order and build the book.
 
     Args:
-        profile: papermill parameter file of paper A's notebooks.
+        profile: file of paper A's experiment.
         study_file: of paper B's; another one than the profile's own only shows published records.
         where: parameters of ``Runner`` for every notebook.
 
@@ -56,27 +47,23 @@ def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
             ``book/_executed``.
         RuntimeError: the book does not build cleanly.
     """
-    protocol = experiment.read_profile(profile)
     where_study = where
     if study_file.stem != profile.stem:
         where_study = where | {"published_dir": "book/results"}
-    shared = Runner().model_dump()
-    _, runner = settings(protocol.model_dump() | shared | where)
-    second, study_runner = study_settings(
-        read_study(study_file).model_dump() | shared | where_study
-    )
+    first = {"profile": os.path.relpath(profile, paths.ROOT)} | where
+    second = {"study": os.path.relpath(study_file, paths.ROOT)} | where_study
+    protocol, runner = assemble(experiment.Profile, first)
+    study, study_runner = assemble(Study, second)
     networks = experiment.grid(protocol) + experiment.again(protocol)
     needed = [network.config for network in networks]
-    also = [config for cell in cells(second) for config in cell.configs]
+    also = [config for cell in cells(study) for config in cell.configs]
     for config in runner.missing(needed) + study_runner.missing(also):
         load_data(config, runner.data_dir)  # now, not after the first notebooks
-    smoke = paths.PROFILES / "smoke.yaml"
-    parameters = {name: yaml.safe_load(profile.read_text()) | where for name in EXPERIMENT}
-    parameters |= {name: yaml.safe_load(smoke.read_text()) | where for name in DEMONSTRATIONS}
-    parameters |= {name: yaml.safe_load(study_file.read_text()) | where_study for name in STUDY}
-    for name in sorted(parameters):
-        execute(name, parameters[name])
-    return build(protocol, runner.store, second, study_runner.store)
+    special = dict.fromkeys(STUDY, second)
+    special |= dict.fromkeys(DEMONSTRATIONS, where | {"profile": "smoke"})
+    for path in sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        execute(path.stem, special.get(path.stem, first))
+    return build(protocol, runner.store, study, study_runner.store)
 
 
 def execute(name: str, parameters: dict[str, object]) -> None:
@@ -103,15 +90,25 @@ def execute(name: str, parameters: dict[str, object]) -> None:
 def tidy(notebook: nbformat.NotebookNode) -> None:
     """Make an executed notebook fit to publish, in place.
 
-    Paths and times of this machine go, and parameters are folded away.
+    Paths and times of this machine go. What was set stands in one folded cell, with which the page
+    runs again; the cell that reads it is folded too, so that a page opens with its question.
     """
     notebook.metadata.pop("papermill", None)
+    tagged = {tag: cell for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
+    given = tagged.get("injected-parameters")
+    if given and (own := tagged.get("parameters")):
+        statements = [s for cell in (own, given) for s in ast.parse(cell.source).body]
+        said = {s.targets[0].id: ast.unparse(s) for s in statements}
+        lines = [line for name, line in said.items() if line != f"{name} = None"]
+        given.source = "\n".join([INJECTED, *lines])
+        notebook.cells.remove(own)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-        tags = cell.metadata.get("tags", [])
-        if cell.source.startswith(INJECTED) or "parameters" in tags:
-            cell.metadata["tags"] = [*tags, "hide-input"]
+        if cell is given or "settings(globals()" in cell.source:
+            what = "parameters of this run" if cell is given else "imports and settings"
+            cell.metadata["mystnb"] = {"code_prompt_show": f"Show {what}"}
+            cell.metadata["tags"] = ["hide-input"]
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
                 output.text = output.text.replace(f"{paths.ROOT}/", "")

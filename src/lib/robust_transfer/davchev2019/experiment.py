@@ -53,10 +53,25 @@ STRONGER = ("nat", "fgsm", "fgsm_no_ll", *HEADLINE)
 class Profile(Config):
     """The scale and protocol of one reproduction of Table 1; the defaults are paper A's.
 
-    The fields are the parameters of every notebook and of ``notebooks/profiles/*.yaml``; see
-    ``TrainingConfig`` and ``EvaluationConfig`` for what each decides.
+    A file in ``notebooks/profiles`` gives those that it changes; any can be given to a notebook.
 
     Attributes:
+        profile: name of this scale, shown with every number.
+        source_dataset, target_dataset: keys of ``data.registry.DATASETS``.
+        train_size, validation_size, split_seed, batch_size, learning_rate, schedule, precision,
+            halves, selection, frozen_batch_norm, seed: see ``TrainingConfig``.
+        test_size: see ``EvaluationConfig``.
+        network, surrogate: keys of ``networks.registry.NETWORKS``; on the surrogate black-box
+            examples are made.
+        epochs, decay_epochs: from scratch.
+        transfer_epochs, transfer_decay_epochs: from a source.
+        surrogate_batch_size: images a step of the surrogate's training.
+        weight_decay: of natural training from scratch, and of all transfers.
+        adversarial_weight_decay: of adversarial training from scratch.
+        epsilon: l∞ radius on the [0, 1] scale.
+        step_ratio: PGD's step, as a share of epsilon.
+        training_steps, evaluation_steps: of PGD.
+        random_start, attack_mode: of PGD in training; ``mode`` of ``attacks.PGD``.
         further_seeds: seeds other than ``seed`` from which the rows of ``HEADLINE`` are trained
             again, their sources with them.
     """
@@ -305,16 +320,11 @@ def profile_path(profile: str) -> Path:
     Raises:
         ValueError: there is neither.
     """
-    named = paths.PROFILES / f"{profile}.yaml"
-    path = named if named.exists() else Path(profile)
-    if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in paths.PROFILES.glob("*.yaml")))
-        raise ValueError(f"profile = {profile!r}: allowed are {known}, or a file")
-    return path
+    return paths.parameter_file("profile", paths.PROFILES, profile)
 
 
 def read_profile(path: Path | str) -> Profile:
-    """Read the profile in a papermill parameter file; see ``read_complete``."""
+    """Read the profile in a file; see ``config.read``."""
     return read(Profile, path)
 
 

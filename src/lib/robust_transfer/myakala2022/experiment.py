@@ -367,5 +367,5 @@ def published_study() -> Path:
 
 
 def read_study(path: Path | str) -> Study:
-    """Read a study in a papermill parameter file; see ``config.read``."""
+    """Read the study in a file; see ``config.read``."""
     return read(Study, path)

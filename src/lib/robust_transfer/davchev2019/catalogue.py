@@ -1,0 +1,67 @@
+"""The networks that come with the checkout: all of them as a table, each of them in one line."""
+
+import pandas as pd
+from torch import nn
+
+from robust_transfer import paths
+from robust_transfer.config import one_of
+from robust_transfer.davchev2019 import experiment
+from robust_transfer.evaluation.accuracies import COLUMNS, find
+from robust_transfer.records.store import Store
+
+
+def load(
+    name: str, *, profile: str = "", seed: int | None = None, device: str = "cpu"
+) -> nn.Module:
+    """A published network in eval mode, float32: images ``(N, 3, H, W)`` in [0, 1] to logits.
+
+    Args:
+        name: its id, for instance ``pgd-pgd-all``; see ``published``.
+        profile: the scale at which it was trained; "" is the one that the published book shows.
+        seed: which of its trainings; None is that of the profile's own seed.
+        device: where it is put.
+
+    Raises:
+        ValueError: an unknown name, profile or seed; not published, or published without weights.
+    """
+    chosen, store = _read(profile or experiment.published_profile())
+    networks = experiment.grid(chosen) + experiment.again(chosen)
+    one_of("name", name, {network.id for network in networks})
+    configs = {str(n.config.seed): n.config for n in networks if n.id == name}
+    wanted = str(chosen.seed if seed is None else seed)
+    one_of("seed", wanted, configs)
+    if store.find(configs[wanted], weights=True) is None:
+        numbers = store.find(configs[wanted]) is not None
+        why = "published without weights, for its numbers alone" if numbers else "not published"
+        raise ValueError(f"{name}: {why} (profile {chosen.profile}, seed {wanted})")
+    return store.model(configs[wanted], device)
+
+
+def published() -> pd.DataFrame:
+    """All published networks of all profiles, a row each.
+
+    Returns:
+        ``profile``, ``id``, ``seed``, ``label``, ``data`` set, whether there are ``weights`` to
+        load, the folder of its ``record``, and, where it was evaluated, the five accuracies in
+        [0, 1] on ``n`` test images.
+    """
+    rows = []
+    for profile, store in map(_read, sorted(path.stem for path in paths.PROFILES.glob("*.yaml"))):
+        for network in experiment.grid(profile) + experiment.again(profile):
+            if (record := store.find(config := network.config)) is None:
+                continue
+            row = {"profile": profile.profile, "id": network.id, "seed": config.seed}
+            row |= {"label": network.label, "data": config.dataset, "record": record.folder.name}
+            row |= {"weights": store.find(config, weights=True) is not None}
+            if evaluation := find(store, config, experiment.evaluation(profile)):
+                row |= {column: evaluation.accuracy(column) for column in COLUMNS}
+                row |= {"n": evaluation.content["n"]}
+            rows.append(row)
+    return pd.DataFrame(rows).convert_dtypes()
+
+
+def _read(profile: str) -> tuple[experiment.Profile, Store]:
+    """A profile by name, and its published records by themselves."""
+    chosen = experiment.read_profile(experiment.profile_path(profile))
+    folder = paths.PUBLISHED / chosen.folder
+    return chosen, Store(folder / "none", folder)
