@@ -1,6 +1,7 @@
-"""Files that survive a kill: atomic writes, checkpoints of a training, half-precision weights."""
+"""Where a training stands, in one file, from which a killed one goes on to the same end."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -81,26 +82,22 @@ def _slots(
 
 def epochs_done(path: Path) -> int:
     """Number of epochs in a checkpoint; 0 where none can be read."""
-    try:
+    with suppress(KeyError, TypeError, ValueError):
         return len(json.loads(_metadata(path)["progress"])["history"])
-    except (KeyError, TypeError, ValueError):
-        return 0
+    return 0
 
 
 def threads(path: Path) -> int:
     """Number of threads that a checkpoint was computed with; 0 where none can be read."""
-    try:
+    with suppress(KeyError, ValueError):
         return int(_metadata(path)["threads"])
-    except (KeyError, ValueError):
-        return 0
+    return 0
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except (OSError, safetensors.SafetensorError):
-        return {}
+    with suppress(OSError, safetensors.SafetensorError), safetensors.safe_open(path, "pt") as file:
+        return file.metadata() or {}
+    return {}
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
