@@ -7,7 +7,7 @@ import pytest
 from robust_transfer import paths
 from robust_transfer.evaluation.accuracies import EvaluationConfig
 from robust_transfer.evaluation.budgets import BudgetConfig
-from robust_transfer.records.store import folder_name
+from robust_transfer.records.store import Store, folder_name
 from robust_transfer.training.loop import TrainingConfig
 
 RECORDS = sorted(paths.PUBLISHED.glob("*/*/record.json"))
@@ -29,6 +29,17 @@ def test_a_published_record_keeps_its_hash(scale):
         config = TrainingConfig(**content["config"])
         assert config.hash == content["hash"], path
         assert folder_name(config) == path.parent.name
+
+
+@pytest.mark.parametrize("scale", sorted({path.parents[1].name for path in RECORDS}))
+def test_a_published_record_is_found_and_says_what_its_file_says(scale, tmp_path):
+    store = Store(tmp_path, paths.PUBLISHED / scale)
+    for path in (path for path in RECORDS if path.parents[1].name == scale):
+        content = read(path)
+        found = store.find(TrainingConfig(**content["config"]))
+        assert found is not None and found.folder == path.parent
+        for name, value in found.model_dump(mode="json", exclude={"config"}).items():
+            assert value == content[name], (path, name)
 
 
 @pytest.mark.parametrize("kind", MEASURED)

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import active_children, get_all_start_methods, get_context, parent_process
@@ -26,7 +26,8 @@ from tqdm import tqdm
 from robust_transfer.attacks import loss_of
 from robust_transfer.config import Config
 from robust_transfer.data.images import Images
-from robust_transfer.evaluation import accuracies, budgets
+from robust_transfer.evaluation.accuracies import Evaluation, EvaluationConfig
+from robust_transfer.evaluation.measurement import Measured, MeasurementConfig, same_images
 from robust_transfer.records.provenance import commit
 from robust_transfer.records.store import Record, Store
 from robust_transfer.training import engine, loop
@@ -103,41 +104,22 @@ class Runner(Config):
         """
         while missing := self.missing(configs, weights):  # a new source voids old transfers
             self._announce(missing)
-            self._run(self._train_one, missing, {c.hash: c.epochs for c in missing}, "epoch")
+            where = {"data_dir": self.data_dir, "device": self.torch_device}
+            self._run(partial(self.store.get_or_train, **where), missing, "epoch")
         return [self.store.find(config) for config in configs]
 
-    def evaluate(
-        self, configs: list[TrainingConfig], how: accuracies.EvaluationConfig
-    ) -> list[accuracies.Evaluation]:
-        """Evaluate finished networks that have no such evaluation yet; return all of them.
-
-        What was published without weights is trained anew where an evaluation is missing.
+    def evaluate(self, configs: list[TrainingConfig], how: EvaluationConfig) -> list[Evaluation]:
+        """Measure the accuracies of finished networks; return all of them, see ``measure``.
 
         Raises:
             FileNotFoundError: a network has no record yet.
-            RuntimeError: some evaluations failed; what is finished stays.
-            ValueError: stored evaluations are of other test images than the others.
         """
+        for config in (*configs, how.surrogate) if configs else ():
+            self.store.require(config)
+        return self.measure([(config, how) for config in configs])
 
-        def missing() -> list[TrainingConfig]:
-            return [c for c in configs if accuracies.find(self.store, c, how) is None]
-
-        if wanted := missing():
-            for config in (*wanted, how.surrogate):
-                accuracies.weights_of(self.store, config)
-        if wanted := self._with_weights(missing, how.surrogate):
-            print(f"evaluating {len(wanted)} networks on {how.test_size} test images", flush=True)
-            accuracies.black_box_examples(self.store, how, self.data_dir, self.torch_device)
-            work = partial(self._evaluate_one, how)
-            self._run(work, wanted, {c.hash: 1 for c in wanted}, "network")
-        found = [accuracies.find(self.store, config, how) for config in configs]
-        accuracies.same_images(found)
-        return found
-
-    def measure(
-        self, wanted: Sequence[tuple[TrainingConfig, budgets.BudgetConfig]]
-    ) -> list[budgets.Budgets]:
-        """Train what is missing and measure it over budgets; return all measurements.
+    def measure(self, wanted: Sequence[tuple[TrainingConfig, MeasurementConfig]]) -> list[Measured]:
+        """Train what is missing and measure what is not measured yet; return all that was found.
 
         What was published without weights is trained anew where a measurement is missing.
 
@@ -148,40 +130,31 @@ class Runner(Config):
             RuntimeError: some networks failed; what is finished stays.
             ValueError: stored measurements of a task are of other test images than the others.
         """
-        hows = {config.hash: how for config, how in wanted}
-
-        def missing() -> list[TrainingConfig]:
-            absent = [c for c, how in wanted if budgets.find(self.store, c, how) is None]
-            return list({config.hash: config for config in absent}.values())
-
-        if absent := self._with_weights(missing):
-            print(f"measuring {len(absent)} networks", flush=True)
-            work = partial(self._measure_one, hows)
-            self._run(work, absent, {c.hash: 1 for c in absent}, "network")
-        found = [(how, budgets.find(self.store, config, how)) for config, how in wanted]
+        if absent := self._trained(wanted):
+            hows = {config.hash: how for config, how in absent}
+            size = max(how.test_size for how in hows.values())
+            print(f"measuring {len(hows)} networks on up to {size} test images", flush=True)
+            for how in set(hows.values()):
+                how.prepare(self.store, self.data_dir, self.torch_device)
+            self._run(partial(self._measure_one, hows), [config for config, _ in absent], "network")
+        found = [(how, how.find(self.store, config)) for config, how in wanted]
         for how in {how for how, _ in found}:
-            accuracies.same_images(budget for other, budget in found if other == how)
-        return [budget for _, budget in found]
+            same_images(result for other, result in found if other == how)
+        return [result for _, result in found]
 
-    def _with_weights(
-        self, missing: Callable[[], list[TrainingConfig]], *also: TrainingConfig
-    ) -> list[TrainingConfig]:
-        """What is ``missing``, all of it trained; a source or surrogate trained anew adds to it."""
-        wanted = missing()
-        while wanted and self.missing([*wanted, *also], weights=True):
-            self.train([*wanted, *also], weights=True)
-            wanted = missing()
-        return wanted
+    def _trained(
+        self, wanted: Sequence[tuple[TrainingConfig, MeasurementConfig]]
+    ) -> list[tuple[TrainingConfig, MeasurementConfig]]:
+        """What is not measured yet, all of it trained; a source or surrogate anew adds to it."""
+        while True:
+            absent = [(c, how) for c, how in wanted if how.find(self.store, c) is None]
+            needed = [network for c, how in absent for network in how.networks(c).values()]
+            if not self.missing(needed, weights=True):
+                return absent
+            self.train(needed, weights=True)
 
-    def _measure_one(self, hows: dict[str, budgets.BudgetConfig], config: TrainingConfig) -> None:
-        how = hows[config.hash]
-        budgets.get_or_measure(self.store, config, how, self.data_dir, self.torch_device)
-
-    def _train_one(self, config: TrainingConfig) -> None:
-        self.store.get_or_train(config, self.data_dir, self.torch_device)
-
-    def _evaluate_one(self, how: accuracies.EvaluationConfig, config: TrainingConfig) -> None:
-        accuracies.get_or_evaluate(self.store, config, how, self.data_dir, self.torch_device)
+    def _measure_one(self, hows: dict[str, MeasurementConfig], config: TrainingConfig) -> None:
+        hows[config.hash].get_or_measure(self.store, config, self.data_dir, self.torch_device)
 
     def _announce(self, missing: list[TrainingConfig]) -> None:
         """Find out what cannot work before hours are spent, and say what will run."""
@@ -212,72 +185,99 @@ class Runner(Config):
 
     def _run(
         self,
-        work: Callable[[TrainingConfig], None],
+        work: Callable[[TrainingConfig], object],
         configs: list[TrainingConfig],
-        units: dict[str, int],
-        unit: str,
+        unit: Literal["epoch", "network"],
     ) -> None:
         """Do ``work`` on every network once its source is done, several at a time.
 
         Args:
             work: what a worker process does with a network.
             configs: the networks, sources first.
-            units: how much of the progress bar each network is, by hash.
-            unit: what the bar counts: ``epoch``, of which a running network reports its share, or
-                ``network``.
+            unit: what the progress bar counts; of epochs a running network reports its share.
         """
-        names = {c.hash: c for c in configs}
-        waiting, running, suspects = dict(names), {}, set()
-        finished, failed = 0, {}
-        workers = min(self._processes, len(configs))
-        bar = tqdm(total=sum(units.values()), unit=unit, file=sys.stdout, ncols=88)
-        begin = partial(
-            ProcessPoolExecutor, workers, _context(), initializer=_begin_worker, initargs=(workers,)
-        )
-        pool = begin()
+        sizes = {config: config.epochs if unit == "epoch" else 1 for config in configs}
+        crew = Crew(work, list(sizes), self._processes)
+        bar = tqdm(total=sum(sizes.values()), unit=unit, file=sys.stdout, ncols=88)
         try:
-            while waiting or running:
-                for key, config in list(waiting.items()):
-                    source = config.source.hash if config.source else None
-                    alone = key in suspects and not running
-                    if source in failed:
-                        failed[key] = f"{config.name} needs {config.source.name}"
-                        del waiting[key]
-                    elif source in {*waiting, *running.values()}:
-                        continue
-                    elif alone if suspects else len(running) < workers:
-                        running[pool.submit(_attempt, work, waiting.pop(key))] = key
-                broken = False
-                for future in wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done:
-                    key, error = running.pop(future), future.exception()
-                    broken |= isinstance(error, BrokenProcessPool)
-                    if isinstance(error, BrokenProcessPool) and key not in suspects:
-                        suspects.add(key)
-                        waiting[key] = names[key]
-                        continue
-                    suspects.discard(key)
-                    finished += units[key]
-                    if error is not None:
-                        traceback.print_exception(error)
-                        failed[key] = f"{names[key].name}: {error}"
-                if broken:  # a worker was killed, for want of memory say, and took all with it:
-                    pool.shutdown(wait=False)  # each goes on, alone, to see whose it was
-                    pool = begin()
-                current = [names[key] for key in running.values()]
-                bar.n = finished
+            while crew.waiting or crew.running:
+                crew.begin()
+                crew.collect()
+                current = crew.running.values()
+                bar.n = sum(sizes[config] for config in crew.done)
                 if unit == "epoch":
                     bar.n += sum(self.store.epochs_done(config) for config in current)
                 bar.set_description(" + ".join(config.name for config in current))
-            pool.shutdown()
+            crew.pool.shutdown()
         except BaseException:  # an interrupt too: workers would otherwise train on
             for process in active_children():
                 process.terminate()
             raise
         finally:
             bar.close()
-        if failed:
-            reasons = "; ".join(failed.values())
-            raise RuntimeError(f"{len(failed)} of {len(configs)} networks failed: {reasons}")
+        if crew.failed:
+            reasons = "; ".join(crew.failed.values())
+            raise RuntimeError(f"{len(crew.failed)} of {len(sizes)} networks failed: {reasons}")
+
+
+class Crew:
+    """Worker processes, and how far the networks are that they work on.
+
+    Attributes:
+        waiting: networks that nobody has begun, sources first.
+        running: the network of every worker at work, by its future.
+        done: networks that were worked on, whether or not they failed.
+        failed: why a network failed.
+        suspects: networks that were under way when a worker died; each goes on alone.
+    """
+
+    def __init__(
+        self, work: Callable[[TrainingConfig], object], configs: list[TrainingConfig], workers: int
+    ) -> None:
+        self.work, self.workers = work, min(workers, len(configs))
+        self.waiting, self.done = configs, []
+        self.running: dict[Future, TrainingConfig] = {}
+        self.failed: dict[TrainingConfig, str] = {}
+        self.suspects: set[TrainingConfig] = set()
+        self.pool = self._new_pool()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        share = (self.workers,)
+        return ProcessPoolExecutor(*share, _context(), initializer=_begin_worker, initargs=share)
+
+    def begin(self) -> None:
+        """Give work to idle workers; what started from a failed network fails with it."""
+        for config in list(self.waiting):
+            alone = config in self.suspects and not self.running
+            if config.source in self.failed:
+                self.failed[config] = f"{config.name} needs {config.source.name}"
+                self.waiting.remove(config)
+            elif config.source in (*self.waiting, *self.running.values()):
+                continue
+            elif alone if self.suspects else len(self.running) < self.workers:
+                self.waiting.remove(config)
+                self.running[self.pool.submit(_attempt, self.work, config)] = config
+
+    def collect(self) -> None:
+        """Wait a while for a network; after a worker's death, say whose it was or find out."""
+        broken = False
+        done = wait(self.running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done
+        for future in done:
+            config, error = self.running.pop(future), future.exception()
+            died = isinstance(error, BrokenProcessPool)
+            broken |= died
+            if died and config not in self.suspects:
+                self.suspects.add(config)
+                self.waiting.append(config)
+                continue
+            self.suspects.discard(config)
+            self.done.append(config)
+            if error is not None:
+                traceback.print_exception(error)
+                self.failed[config] = f"{config.name}: {error}"
+        if broken:  # a worker was killed, for want of memory say, and took all with it:
+            self.pool.shutdown(wait=False)  # each goes on, alone, to see whose it was
+            self.pool = self._new_pool()
 
 
 def weights(config: TrainingConfig) -> int:
@@ -321,7 +321,7 @@ def _context() -> BaseContext:
     return context
 
 
-def _attempt(work: Callable[[TrainingConfig], None], config: TrainingConfig) -> None:
+def _attempt(work: Callable[[TrainingConfig], object], config: TrainingConfig) -> None:
     """Do ``work``; where the device fails, which no later work here survives, the worker ends."""
     try:
         work(config)

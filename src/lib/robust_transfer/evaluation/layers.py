@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from robust_transfer.attacks import image_batch, in_mode, loss_of
-from robust_transfer.evaluation.accuracies import weights_of
-from robust_transfer.files import write_sealed
-from robust_transfer.records.provenance import provenance
 from robust_transfer.records.store import Store, merged
 from robust_transfer.training.loop import TrainingConfig, initial_model, load_data
+
+IMAGES = 256
+"""Training images on which the gradient is taken."""
+NAME = "flow.json"
+"""File beside a network's record that holds what was measured."""
 
 
 def gradient_flow(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
@@ -53,10 +55,6 @@ def gradient_flow(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str,
     return {part: (norm(pulled, part) / norm(weights, part)).item() for part in parts}
 
 
-IMAGES = 256
-"""Training images on which the gradient is taken."""
-
-
 def get_or_measure(
     store: Store, network: TrainingConfig, data_dir: str, device: torch.device
 ) -> pd.DataFrame:
@@ -75,9 +73,10 @@ def get_or_measure(
     Raises:
         FileNotFoundError: no weights of network or source, or no images.
     """
-    weights = weights_of(store, network)
-    expected = {"source": store.find(network).content["source"], "weights": weights}
-    if (content := store.read_beside(network, NAME, expected)) is None:
+    record = store.require(network)
+    expected = {"source": record.source, "weights": record.checksum}
+
+    def compute() -> dict:
         state = store.state(network)
         *source, _ = store.lineage(network, weights=True)
         begin = initial_model(network, merged(source) if source else None)
@@ -85,20 +84,14 @@ def get_or_measure(
         images, _ = load_data(network, data_dir)
         pixels, labels = next(images.first(IMAGES).to(device).batches(IMAGES))
         flow = gradient_flow(begin.to(device), pixels, labels)
-        content = expected | {
-            "gradient": flow,
-            "moved": {part: _moved(before, state, part) for part in flow},
-            "provenance": provenance(device),
-        }
-        write_sealed(store.folder(network) / NAME, content)
+        moved = {part: _moved(before, state, part) for part in flow}
+        return expected | {"gradient": flow, "moved": moved}
+
+    content = store.get_or_compute(network, NAME, expected, compute, device)
     return pd.DataFrame({name: content[name] for name in ("gradient", "moved")})
-
-
-NAME = "flow.json"
 
 
 def _moved(before: dict[str, Tensor], after: dict[str, Tensor], part: str) -> float:
     names = [name for name in before if name.split(".")[0] == part]
-    ends = (torch.cat([state[name].flatten() for name in names]) for state in (before, after))
-    start, end = ends
+    start, end = (torch.cat([state[name].flatten() for name in names]) for state in (before, after))
     return ((end - start).norm() / start.norm()).item()
