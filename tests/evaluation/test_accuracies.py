@@ -9,7 +9,7 @@ import torch
 
 from robust_transfer.attacks import PGD, ThreatModel, fgsm
 from robust_transfer.data.registry import load
-from robust_transfer.evaluation import accuracies, measurement, single_image
+from robust_transfer.evaluation import accuracies, measurement, packing, single_image
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation, EvaluationConfig
 from robust_transfer.files import sha256, write_atomically, write_sealed
 from robust_transfer.records.store import RECORD, WEIGHTS, Store
@@ -190,8 +190,8 @@ def test_a_sweep_is_a_table_of_strengths_and_networks(trained, family):
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 250])
 def test_packed_outcomes_come_back(count):
     measured = np.random.default_rng(count).random(count) < 0.5
-    packed = measurement.pack_bits(measured)
-    assert np.array_equal(measurement.unpack_bits(packed, count), measured)
+    packed = packing.pack_bits(measured)
+    assert np.array_equal(packing.unpack_bits(packed, count), measured)
     assert len(packed) <= 4 * math.ceil(math.ceil(count / 8) / 3)
 
 

@@ -10,7 +10,7 @@ import torch
 from robust_transfer.attacks import PGD, ThreatModel, deepfool, fgsm
 from robust_transfer.data.images import gather
 from robust_transfer.data.registry import DATASETS, load
-from robust_transfer.evaluation import budgets, measurement
+from robust_transfer.evaluation import budgets, packing
 from robust_transfer.evaluation.budgets import EPSILONS, NATURAL, BudgetConfig, Budgets
 from robust_transfer.files import sha256, write_atomically, write_sealed
 from robust_transfer.networks.registry import build
@@ -115,7 +115,7 @@ def test_more_than_256_classes_are_told_apart():
     logits, true = torch.zeros(2, 300), torch.tensor([0, 3])
     logits[0, 256] = logits[1, 3] = 1
     answers, labels = (
-        measurement.unpack_array(measurement.pack_array(found.numpy()))
+        packing.unpack_array(packing.pack_array(found.numpy()))
         for found in (budgets.kept(logits, true), budgets.small(true, 300))
     )
     made = Budgets("glyphs10", labels, {NATURAL: answers}, {}, {})
@@ -262,7 +262,7 @@ def test_what_cannot_be_measured_is_named_before_any_work(trained, family, tiny,
     ],
 )
 def test_packed_arrays_come_back(array):
-    again = measurement.unpack_array(measurement.pack_array(array))
+    again = packing.unpack_array(packing.pack_array(array))
     assert again.dtype == array.dtype and np.array_equal(again, array)
 
 

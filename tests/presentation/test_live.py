@@ -7,7 +7,7 @@ import pytest
 
 from robust_transfer.davchev2019 import experiment, tables
 from robust_transfer.evaluation.accuracies import COLUMNS
-from robust_transfer.evaluation.measurement import pack_bits
+from robust_transfer.evaluation.packing import pack_bits
 from robust_transfer.presentation import live
 from robust_transfer.presentation.tables import percent
 

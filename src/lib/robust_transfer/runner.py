@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import active_children, get_all_start_methods, get_context, parent_process
@@ -35,6 +35,10 @@ from robust_transfer.training.loop import TrainingConfig, initial_model
 
 commit()  # asked now, of the files imported: they may change before a worker starts
 
+Work = Callable[[TrainingConfig], object]
+"""What a worker does with a network."""
+Wish = tuple[TrainingConfig, MeasurementConfig]
+"""A network, and what is to be measured on it."""
 POLL_SECONDS = 5
 """Between two looks at how far networks are; each is an output of a cell under papermill."""
 BYTES_PER_WEIGHT = 16
@@ -83,8 +87,7 @@ class Runner(Config):
             weights: count a record that was published without weights as none, as is always done
                 of a source that a training is to start from.
         """
-        absent = [c for config in configs for c in self._absent(config, weights)]
-        return list({c.hash: c for c in absent}.values())
+        return list(dict.fromkeys(c for config in configs for c in self._absent(config, weights)))
 
     def _absent(self, config: TrainingConfig, weights: bool) -> list[TrainingConfig]:
         if self.store.find(config, weights) is not None:
@@ -118,7 +121,7 @@ class Runner(Config):
             self.store.require(config)
         return self.measure([(config, how) for config in configs])
 
-    def measure(self, wanted: Sequence[tuple[TrainingConfig, MeasurementConfig]]) -> list[Measured]:
+    def measure(self, wanted: Sequence[Wish]) -> list[Measured]:
         """Train what is missing and measure what is not measured yet; return all that was found.
 
         What was published without weights is trained anew where a measurement is missing.
@@ -130,21 +133,18 @@ class Runner(Config):
             RuntimeError: some networks failed; what is finished stays.
             ValueError: stored measurements of a task are of other test images than the others.
         """
-        if absent := self._trained(wanted):
-            hows = {config.hash: how for config, how in absent}
+        if hows := dict(self._trained(wanted)):
             size = max(how.test_size for how in hows.values())
             print(f"measuring {len(hows)} networks on up to {size} test images", flush=True)
             for how in set(hows.values()):
                 how.prepare(self.store, self.data_dir, self.torch_device)
-            self._run(partial(self._measure_one, hows), [config for config, _ in absent], "network")
+            self._run(partial(self._measure_one, hows), list(hows), "network")
         found = [(how, how.find(self.store, config)) for config, how in wanted]
         for how in {how for how, _ in found}:
             same_images(result for other, result in found if other == how)
         return [result for _, result in found]
 
-    def _trained(
-        self, wanted: Sequence[tuple[TrainingConfig, MeasurementConfig]]
-    ) -> list[tuple[TrainingConfig, MeasurementConfig]]:
+    def _trained(self, wanted: Sequence[Wish]) -> list[Wish]:
         """What is not measured yet, all of it trained; a source or surrogate anew adds to it."""
         while True:
             absent = [(c, how) for c, how in wanted if how.find(self.store, c) is None]
@@ -153,8 +153,10 @@ class Runner(Config):
                 return absent
             self.train(needed, weights=True)
 
-    def _measure_one(self, hows: dict[str, MeasurementConfig], config: TrainingConfig) -> None:
-        hows[config.hash].get_or_measure(self.store, config, self.data_dir, self.torch_device)
+    def _measure_one(
+        self, hows: dict[TrainingConfig, MeasurementConfig], config: TrainingConfig
+    ) -> None:
+        hows[config].get_or_measure(self.store, config, self.data_dir, self.torch_device)
 
     def _announce(self, missing: list[TrainingConfig]) -> None:
         """Find out what cannot work before hours are spent, and say what will run."""
@@ -169,35 +171,25 @@ class Runner(Config):
             seconds += batch_seconds[kind] * count_batches(config, len(images), len(validation))
             bytes_needed += BYTES_PER_WEIGHT * weights(config)
         if (free := shutil.disk_usage(self.results_dir).free) < bytes_needed:
-            raise OSError(
-                f"results_dir = {self.results_dir!r}: {bytes_needed >> 20} MiB needed, "
-                f"{free >> 20} MiB free on its disk"
-            )
-        names = ", ".join(config.name for config in missing)
-        print(f"training {len(missing)} networks: {names}")
+            needed = f"{bytes_needed >> 20} MiB needed, {free >> 20} MiB free on its disk"
+            raise OSError(f"results_dir = {self.results_dir!r}: {needed}")
+        print(f"training {len(missing)} networks: {', '.join(config.name for config in missing)}")
         about = "at most" if device.type == "cuda" else "about"  # a GPU replays recorded steps
         duration = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
         print(f"{about} {duration} on {device.type}", flush=True)
 
-    @property
-    def _processes(self) -> int:
-        return self.workers or (engine.cores() if self.torch_device.type == "cpu" else 1)
-
-    def _run(
-        self,
-        work: Callable[[TrainingConfig], object],
-        configs: list[TrainingConfig],
-        unit: Literal["epoch", "network"],
-    ) -> None:
+    def _run(self, work: Work, configs: list[TrainingConfig], unit: str) -> None:
         """Do ``work`` on every network once its source is done, several at a time.
 
         Args:
             work: what a worker process does with a network.
             configs: the networks, sources first.
-            unit: what the progress bar counts; of epochs a running network reports its share.
+            unit: of the progress bar: ``network``, or ``epoch``, of which a running network reports
+                its share.
         """
         sizes = {config: config.epochs if unit == "epoch" else 1 for config in configs}
-        crew = Crew(work, list(sizes), self._processes)
+        workers = self.workers or (engine.cores() if self.torch_device.type == "cpu" else 1)
+        crew = Crew(work, list(sizes), workers)
         bar = tqdm(total=sum(sizes.values()), unit=unit, file=sys.stdout, ncols=88)
         try:
             while crew.waiting or crew.running:
@@ -231,14 +223,10 @@ class Crew:
         suspects: networks that were under way when a worker died; each goes on alone.
     """
 
-    def __init__(
-        self, work: Callable[[TrainingConfig], object], configs: list[TrainingConfig], workers: int
-    ) -> None:
+    def __init__(self, work: Work, configs: list[TrainingConfig], workers: int) -> None:
         self.work, self.workers = work, min(workers, len(configs))
         self.waiting, self.done = configs, []
-        self.running: dict[Future, TrainingConfig] = {}
-        self.failed: dict[TrainingConfig, str] = {}
-        self.suspects: set[TrainingConfig] = set()
+        self.running, self.failed, self.suspects = {}, {}, set()
         self.pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
@@ -248,36 +236,32 @@ class Crew:
     def begin(self) -> None:
         """Give work to idle workers; what started from a failed network fails with it."""
         for config in list(self.waiting):
-            alone = config in self.suspects and not self.running
+            free = len(self.running) < self.workers
+            if self.suspects:
+                free = config in self.suspects and not self.running
             if config.source in self.failed:
                 self.failed[config] = f"{config.name} needs {config.source.name}"
                 self.waiting.remove(config)
-            elif config.source in (*self.waiting, *self.running.values()):
-                continue
-            elif alone if self.suspects else len(self.running) < self.workers:
+            elif free and config.source not in (*self.waiting, *self.running.values()):
                 self.waiting.remove(config)
                 self.running[self.pool.submit(_attempt, self.work, config)] = config
 
     def collect(self) -> None:
         """Wait a while for a network; after a worker's death, say whose it was or find out."""
-        broken = False
         done = wait(self.running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done
-        for future in done:
-            config, error = self.running.pop(future), future.exception()
-            died = isinstance(error, BrokenProcessPool)
-            broken |= died
-            if died and config not in self.suspects:
-                self.suspects.add(config)
-                self.waiting.append(config)
-                continue
-            self.suspects.discard(config)
-            self.done.append(config)
-            if error is not None:
-                traceback.print_exception(error)
-                self.failed[config] = f"{config.name}: {error}"
-        if broken:  # a worker was killed, for want of memory say, and took all with it:
+        errors = {self.running.pop(future): future.exception() for future in done}
+        died = [c for c, error in errors.items() if isinstance(error, BrokenProcessPool)]
+        again = [config for config in died if config not in self.suspects]
+        if died:  # a worker was killed, for want of memory say, and took all with it:
             self.pool.shutdown(wait=False)  # each goes on, alone, to see whose it was
             self.pool = self._new_pool()
+        self.waiting += again
+        self.suspects = (self.suspects - errors.keys()) | {*again}
+        self.done += [config for config in errors if config not in again]
+        for config, error in errors.items():
+            if error is not None and config not in again:
+                traceback.print_exception(error)
+                self.failed[config] = f"{config.name}: {error}"
 
 
 def weights(config: TrainingConfig) -> int:
@@ -321,7 +305,7 @@ def _context() -> BaseContext:
     return context
 
 
-def _attempt(work: Callable[[TrainingConfig], object], config: TrainingConfig) -> None:
+def _attempt(work: Work, config: TrainingConfig) -> None:
     """Do ``work``; where the device fails, which no later work here survives, the worker ends."""
     try:
         work(config)

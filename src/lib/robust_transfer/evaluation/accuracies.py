@@ -5,6 +5,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 import pandas as pd
+import safetensors.numpy
 import safetensors.torch
 import torch
 from pydantic import Field, model_validator
@@ -13,14 +14,8 @@ from torch import Tensor, nn
 from robust_transfer.attacks import PGD, Attack, ThreatModel, fgsm, in_mode
 from robust_transfer.data.images import Images
 from robust_transfer.evaluation import intervals
-from robust_transfer.evaluation.measurement import (
-    BATCH,
-    MeasurementConfig,
-    joined,
-    pack_bits,
-    test_images,
-    unpack_bits,
-)
+from robust_transfer.evaluation.measurement import BATCH, MeasurementConfig, joined, test_images
+from robust_transfer.evaluation.packing import pack_bits, unpack_bits
 from robust_transfer.files import lock, sha256, write_atomically, write_sealed
 from robust_transfer.records.store import Store
 from robust_transfer.training.engine import folded
@@ -83,28 +78,23 @@ class EvaluationConfig(MeasurementConfig):
         weights = store.require(self.surrogate).checksum
         folder = store.folder(self.surrogate)
         path = folder / f"examples-{self.hash}-{weights[:16]}.safetensors"
-        seal = path.with_suffix(".json")
         with lock(folder):
-            sealed = {"data": images.fingerprint}
-            if path.exists():
-                sealed["sha256"] = sha256(path)
-            if not path.exists() or store.read_sealed(seal) != sealed:
+            sealed = store.read_sealed(path.with_suffix(".json"))
+            if not path.exists() or sealed != {"data": images.fingerprint, "sha256": sha256(path)}:
                 model = store.model(self.surrogate, device)
-                found = [
+                made = [
                     {name: attack(model, *batch).cpu() for name, attack in self.attacks.items()}
                     for batch in images.to(device).batches(SURROGATE_BATCH)
                 ]
-                made = {name: torch.from_numpy(pixels) for name, pixels in joined(found).items()}
-                write_atomically(path, safetensors.torch.save(made))
-                write_sealed(seal, sealed | {"sha256": sha256(path)})
+                write_atomically(path, safetensors.numpy.save(joined(made)))
+                sealed = {"data": images.fingerprint, "sha256": sha256(path)}
+                write_sealed(path.with_suffix(".json"), sealed)
         return safetensors.torch.load_file(path)
 
     def _measure(self, model: nn.Module, images: Images, prepared: dict[str, Tensor]) -> dict:
-        measured = outcomes(model, images, self.attacks, prepared)
-        return {
-            "accuracies": {column: float(measured[column].mean()) for column in COLUMNS},
-            "outcomes": {column: pack_bits(measured[column]) for column in COLUMNS},
-        }
+        right = outcomes(model, images, self.attacks, prepared)
+        shares = {column: float(right[column].mean()) for column in COLUMNS}
+        return {"accuracies": shares, "outcomes": {k: pack_bits(right[k]) for k in COLUMNS}}
 
     def _result(self, content: dict) -> "Evaluation":
         packed = content["outcomes"]
@@ -134,10 +124,7 @@ class Evaluation:
 
 
 def outcomes(
-    model: nn.Module,
-    images: Images,
-    attacks: dict[str, Attack],
-    black_box: dict[str, Tensor],
+    model: nn.Module, images: Images, attacks: dict[str, Attack], black_box: dict[str, Tensor]
 ) -> dict[str, np.ndarray]:
     """Attack a network in eval mode and fp32, and say which images it got right.
 
@@ -178,10 +165,8 @@ def sweep(
         Accuracies in [0, 1]: a row per strength, a column per label.
     """
     named = {str(strength): attack for strength, attack in attacks.items()}
-    table = {}
-    for label, model in models.items():
-        hits = outcomes(model, images, named, {})
-        table[label] = [hits[f"wb_{strength}"].mean() for strength in named]
+    hits = {label: outcomes(model, images, named, {}) for label, model in models.items()}
+    table = {k: [right[f"wb_{name}"].mean() for name in named] for k, right in hits.items()}
     return pd.DataFrame(table, index=pd.Index(attacks))
 
 

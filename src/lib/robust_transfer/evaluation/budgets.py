@@ -14,13 +14,8 @@ from robust_transfer.attacks import PGD, ThreatModel, deepfool, fgsm, in_mode
 from robust_transfer.data.images import Images
 from robust_transfer.data.registry import DATASETS, DataSetName
 from robust_transfer.evaluation.intervals import wilson
-from robust_transfer.evaluation.measurement import (
-    BATCH,
-    MeasurementConfig,
-    joined,
-    pack_array,
-    unpack_array,
-)
+from robust_transfer.evaluation.measurement import BATCH, MeasurementConfig, joined
+from robust_transfer.evaluation.packing import pack_array, unpack_array
 from robust_transfer.training import engine
 
 Condition = tuple[str, float]
@@ -80,25 +75,15 @@ class BudgetConfig(MeasurementConfig):
 
     def _measure(self, model: nn.Module, images: Images, prepared: dict[str, Tensor]) -> dict:
         outputs, distances = measure(model, images, self)
-        labels = small(images.labels, DATASETS[self.dataset].classes)
-        return {
-            "labels": pack_array(labels.cpu().numpy()),
-            "outputs": [
-                {"attack": attack, "epsilon": epsilon} | pack_array(output)
-                for (attack, epsilon), output in outputs.items()
-            ],
-            "deepfool": {norm: pack_array(sizes) for norm, sizes in distances.items()},
-        }
+        labels = small(images.labels, DATASETS[self.dataset].classes).cpu().numpy()
+        answers = [{"attack": a, "epsilon": e} | pack_array(o) for (a, e), o in outputs.items()]
+        sizes = {norm: pack_array(found) for norm, found in distances.items()}
+        return {"labels": pack_array(labels), "outputs": answers, "deepfool": sizes}
 
     def _result(self, content: dict) -> "Budgets":
-        rows = content["outputs"]
-        return Budgets(
-            dataset=self.dataset,
-            labels=unpack_array(content["labels"]),
-            outputs={(row["attack"], row["epsilon"]): unpack_array(row) for row in rows},
-            deepfool={norm: unpack_array(sizes) for norm, sizes in content["deepfool"].items()},
-            content=content,
-        )
+        outputs = {(row["attack"], row["epsilon"]): unpack_array(row) for row in content["outputs"]}
+        sizes = {norm: unpack_array(found) for norm, found in content["deepfool"].items()}
+        return Budgets(self.dataset, unpack_array(content["labels"]), outputs, sizes, content)
 
 
 @dataclass(frozen=True)
@@ -230,9 +215,8 @@ def measure(
             for condition, attack in config.attacks.items():
                 seen = attack(target, batch, labels)
                 outputs[-1][condition] = kept(model(seen), labels)
-            norms = NORMS if left else ()
             attacked = batch[:left], labels[:left]
-            distances.append({norm: deepfool(target, *attacked, norm) for norm in norms})
+            distances.append({n: deepfool(target, *attacked, n) for n in NORMS if left})
             left -= min(left, len(batch))
     return joined(outputs), joined(distances)
 

@@ -46,13 +46,17 @@ def gradient_flow(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str,
     with in_mode(model, "eval"), torch.enable_grad():
         loss = loss_of(functional_call(model, weights, (images,)), labels, "mean")
     gradients = torch.autograd.grad(loss, list(weights.values()))
-    pulled = dict(zip(weights, gradients, strict=True))
+    return _relative(dict(zip(weights, gradients, strict=True)), weights)
+
+
+def _relative(changes: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, float]:
+    """Length of what changes each part's weights, as a share of their own."""
 
     def norm(tensors: dict[str, Tensor], part: str) -> Tensor:
         return nn.utils.get_total_norm(v for k, v in tensors.items() if k.split(".")[0] == part)
 
     parts = dict.fromkeys(name.split(".")[0] for name in weights)
-    return {part: (norm(pulled, part) / norm(weights, part)).item() for part in parts}
+    return {part: (norm(changes, part) / norm(weights, part)).item() for part in parts}
 
 
 def get_or_measure(
@@ -84,14 +88,8 @@ def get_or_measure(
         images, _ = load_data(network, data_dir)
         pixels, labels = next(images.first(IMAGES).to(device).batches(IMAGES))
         flow = gradient_flow(begin.to(device), pixels, labels)
-        moved = {part: _moved(before, state, part) for part in flow}
-        return expected | {"gradient": flow, "moved": moved}
+        moves = {name: state[name] - start for name, start in before.items()}
+        return expected | {"gradient": flow, "moved": _relative(moves, before)}
 
     content = store.get_or_compute(network, NAME, expected, compute, device)
     return pd.DataFrame({name: content[name] for name in ("gradient", "moved")})
-
-
-def _moved(before: dict[str, Tensor], after: dict[str, Tensor], part: str) -> float:
-    names = [name for name in before if name.split(".")[0] == part]
-    start, end = (torch.cat([state[name].flatten() for name in names]) for state in (before, after))
-    return ((end - start).norm() / start.norm()).item()

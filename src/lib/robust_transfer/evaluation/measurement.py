@@ -3,18 +3,16 @@
 A measurement is of published weights: it is made anew for others.
 """
 
-import base64
 import time
 from collections.abc import Hashable, Iterable, Sequence
 from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robust_transfer.config import Config
 from robust_transfer.data.images import Images
-from robust_transfer.records.provenance import seconds_since
 from robust_transfer.records.store import Store
 from robust_transfer.training.loop import TrainingConfig, load_split
 
@@ -35,8 +33,9 @@ class Measured(Protocol):
 class MeasurementConfig(Config):
     """What is measured on a network; the network and its seed are named beside it.
 
-    Whoever derives from it adds ``test_size``, how many images of the test split are measured on,
-    and the methods ``_measure`` and ``_result``.
+    Whoever derives from it adds the field ``test_size``, how many images of the test split are
+    measured on; the method ``_measure``, of a model, images on its device and what was prepared,
+    which gives fields for JSON; and ``_result``, which makes of a stored record what is returned.
 
     Attributes:
         kind: how names of its files begin.
@@ -84,7 +83,8 @@ class MeasurementConfig(Config):
             started = time.perf_counter()
             measured = self._measure(model, images.to(device), prepared)
             named = {"config": self.model_dump(mode="json"), "network": network.hash} | checksums
-            made = {"data": images.fingerprint, "seconds": seconds_since(started)}
+            seconds = round(time.perf_counter() - started, 3)
+            made = {"data": images.fingerprint, "seconds": seconds}
             return named | {"n": len(images)} | measured | made
 
         content = store.get_or_compute(network, self.file_name, checksums, compute, device)
@@ -100,14 +100,6 @@ class MeasurementConfig(Config):
     def _checksums(self, store: Store, network: TrainingConfig) -> dict[str, str | None]:
         found = {name: store.find(config) for name, config in self.networks(network).items()}
         return {name: record and record.checksum for name, record in found.items()}
-
-    def _measure(self, model: nn.Module, images: Images, prepared: dict[str, Tensor]) -> dict:
-        """What is measured on a model and images on its device, as fields for JSON."""
-        raise NotImplementedError
-
-    def _result(self, content: dict) -> Measured:
-        """A stored record as what ``find`` returns."""
-        raise NotImplementedError
 
 
 def test_images(config: MeasurementConfig, data_dir: str) -> Images:
@@ -131,26 +123,3 @@ def joined(batches: Sequence[dict[Hashable, Tensor]]) -> dict[Hashable, np.ndarr
     names = dict.fromkeys(name for found in batches for name in found)
     parts = {name: [found[name] for found in batches if name in found] for name in names}
     return {name: torch.cat(tensors).cpu().contiguous().numpy() for name, tensors in parts.items()}
-
-
-def pack_bits(hits: np.ndarray) -> str:
-    """bool ``(N,)`` → one bit an image, base64."""
-    return base64.b64encode(np.packbits(hits)).decode()
-
-
-def unpack_bits(packed: str, count: int) -> np.ndarray:
-    """Inverse of ``pack_bits``: bool ``(count,)``."""
-    bits = np.frombuffer(base64.b64decode(packed), dtype=np.uint8)
-    return np.unpackbits(bits, count=count).astype(bool)
-
-
-def pack_array(array: np.ndarray) -> dict:
-    """An array for JSON: type, shape and its bytes in base64."""
-    encoded = base64.b64encode(array.tobytes()).decode()
-    return {"dtype": array.dtype.str, "shape": list(array.shape), "base64": encoded}
-
-
-def unpack_array(packed: dict) -> np.ndarray:
-    """Inverse of ``pack_array``."""
-    flat = np.frombuffer(base64.b64decode(packed["base64"]), np.dtype(packed["dtype"]))
-    return flat.reshape(packed["shape"])

@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-import time
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -49,8 +48,3 @@ def _processor() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"CPU, {names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
-def seconds_since(started: float) -> float:
-    """Wall-clock seconds since ``time.perf_counter()`` gave ``started``."""
-    return round(time.perf_counter() - started, 3)

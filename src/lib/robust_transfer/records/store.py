@@ -153,10 +153,8 @@ class Store:
 
     def _reject(self, path: Path, reason: str) -> None:
         """Name a damaged file; set it aside where it is ours to write."""
-        if path.is_relative_to(self.root):
-            files.set_aside(path, reason)
-        else:
-            files.pass_over(path, reason)
+        reject = files.set_aside if path.is_relative_to(self.root) else files.pass_over
+        reject(path, reason)
 
     def read_beside(self, config: TrainingConfig, name: str, expected: dict) -> dict | None:
         """A sealed record beside a network's that says what is ``expected``; None if there is none.
@@ -176,8 +174,7 @@ class Store:
         """The sealed records beside a finished network's that speak of its weights, by file."""
         if (record := self.find(config)) is None:
             return {}
-        places = (folder.glob(pattern) for folder in self._folders(config))
-        names = sorted({path.name for paths in places for path in paths})
+        names = sorted({p.name for folder in self._folders(config) for p in folder.glob(pattern)})
         found = ((n, self.read_beside(config, n, {"weights": record.checksum})) for n in names)
         return {name: content for name, content in found if content is not None}
 
@@ -216,9 +213,9 @@ class Store:
         """
         if (record := self.find(config, weights=True)) is not None:
             return record
-        source_state = None
+        source, source_state = None, None
         if config.source is not None:
-            self.get_or_train(config.source, data_dir, device)
+            source = self.get_or_train(config.source, data_dir, device)
             source_state = self.state(config.source)
         folder = self.folder(config)
         with files.lock(folder):
@@ -227,23 +224,20 @@ class Store:
                 checkpoint = folder / CHECKPOINT
                 with engine.on_threads(threads(checkpoint)):  # other sums would round otherwise
                     done = train(config, images, device, checkpoint, source_state, on_epoch)
-                    self._finish(config, *done, images, device, source_state)
+                    record = self._finish(config, *done, images, device, source, source_state)
                 checkpoint.unlink(missing_ok=True)
-                record = self.find(config)
         return record
 
-    def _finish(self, config, best, progress, images, device, source_state) -> None:
+    def _finish(self, config, best, progress, images, device, source, source_state) -> Record:
         """Write weights and history, and last the record that vouches for them."""
         folder = self.folder(config)
         (folder / RECORD).unlink(missing_ok=True)  # an outdated one must not judge the new files
-        weights = rounded(best)
-        if source_state is not None:
-            weights = {k: v for k, v in weights.items() if not same(v, source_state.get(k))}
+        before = source_state or {}
+        weights = {k: v for k, v in rounded(best).items() if not same(v, before.get(k))}
         files.write_atomically(folder / WEIGHTS, safetensors.torch.save(weights))
         history = pd.DataFrame(progress.history)
         files.write_atomically(folder / HISTORY, history.to_csv(index=False).encode())
         selected = progress.history[progress.best_epoch]
-        source = self.find(config.source, weights=True) if config.source else None
         record = Record(
             hash=config.hash,
             config=config,
@@ -257,11 +251,11 @@ class Store:
             folder=folder,
         )
         files.write_sealed(folder / RECORD, record.model_dump(mode="json"))
+        return record
 
     def state(self, config: TrainingConfig) -> dict[str, Tensor]:
         """The published weights of a finished network, float32, on the CPU."""
-        lineage = self.lineage(config, weights=True)
-        if not lineage:
+        if not (lineage := self.lineage(config, weights=True)):
             where = self.folder(config)
             raise FileNotFoundError(f"{where}: no finished record of {config.name} with weights")
         return merged(lineage)
