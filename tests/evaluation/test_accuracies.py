@@ -104,6 +104,10 @@ def test_an_evaluation_is_stored_and_found_again(store, family, how):
         assert again.accuracy(column) == made.content["accuracies"][column]
         assert len(again.outcomes[column]) == how.test_size == again.content["n"]
     assert again.content == made.content
+    assert list(made.content) == [
+        *("config", "network", "weights", "surrogate", "n", "accuracies", "outcomes", "data"),
+        *("seconds", "provenance"),
+    ]
     assert made.content["data"] == load("glyphs10", "test", how.test_size).fingerprint
     assert made.content["provenance"].keys() >= {"device", "torch", "commit", "finished"}
     assert not [path for path in store.root.rglob(".*") if path.name != ".lock"]

@@ -206,6 +206,10 @@ def test_measurements_are_stored_and_found_again(store, family, sweep):
     assert again.outputs.keys() == made.outputs.keys()
     for condition, output in made.outputs.items():
         assert np.array_equal(again.outputs[condition], output)
+    assert list(made.content) == [
+        *("config", "network", "weights", "n", "labels", "outputs", "deepfool", "data"),
+        *("seconds", "provenance"),
+    ]
     assert made.content["data"] == load("glyphs10", "test", 60).fingerprint
     assert made.content["provenance"].keys() >= {"device", "torch", "commit", "finished"}
     assert sweep.model_copy(update={"steps": 3}).find(store, config) is None

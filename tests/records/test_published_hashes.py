@@ -48,3 +48,19 @@ def test_what_was_measured_keeps_the_name_of_its_file(kind):
     assert len(found) > 50
     for path in found:
         assert f"{kind}-{MEASURED[kind](**read(path)['config']).hash}.json" == path.name
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+def test_what_was_measured_is_found_and_has_its_fields_in_their_order(kind, tmp_path):
+    ties = {"evaluation": ["weights", "surrogate", "n", "accuracies", "outcomes"]}
+    ties["budgets"] = ["weights", "n", "labels", "outputs", "deepfool"]
+    for path in sorted(paths.PUBLISHED.glob(f"*/*/{kind}-*.json")):
+        content = read(path)
+        network = TrainingConfig(**read(path.parent / "record.json")["config"])
+        store = Store(tmp_path, path.parents[1])
+        found = MEASURED[kind](**content["config"]).find(store, network)
+        assert found is not None, path
+        assert list(found.content) == [
+            *("config", "network", *ties[kind], "data", "seconds", "provenance")
+        ]
+        assert found.content == {k: v for k, v in content.items() if k != "seal"}
