@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def test_a_worker_that_dies_is_named_and_the_others_go_on(tiny, tmp_path, capsys
     configs.append(tiny(name="heir", source=configs[1], strategy="head"))
     runner = Runner(results_dir=str(tmp_path), device="cpu", workers=workers)
     with pytest.raises(RuntimeError, match=r"^1 of 4 networks failed: wild: .*terminated abruptly"):
-        runner._run(work, configs, "network")
+        runner._run({config: partial(work, config) for config in configs}, "network")
     assert "4/4" in capsys.readouterr().out
 
 

@@ -9,13 +9,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 
-class Config(BaseModel):
+class Config(BaseModel, frozen=True, extra="forbid"):
     """Base of every configuration: frozen, typed, no unknown fields, one-line errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
     def __init__(self, **fields) -> None:
         try:

@@ -30,11 +30,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OSError(
-                error.errno,
-                f"{path}: the disk is full; free {len(content)} bytes and run again, "
-                "what is finished stays",
-            ) from None
+            advice = f"free {len(content)} bytes and run again, what is finished stays"
+            raise OSError(error.errno, f"{path}: the disk is full; {advice}") from None
         raise
 
 

@@ -35,8 +35,8 @@ from robust_transfer.training.loop import TrainingConfig, initial_model
 
 commit()  # asked now, of the files imported: they may change before a worker starts
 
-Work = Callable[[TrainingConfig], object]
-"""What a worker does with a network."""
+Jobs = dict[TrainingConfig, Callable[[], object]]
+"""Networks, sources first, each with what a worker does for it."""
 Wish = tuple[TrainingConfig, MeasurementConfig]
 """A network, and what is to be measured on it."""
 POLL_SECONDS = 5
@@ -107,8 +107,8 @@ class Runner(Config):
         """
         while missing := self.missing(configs, weights):  # a new source voids old transfers
             self._announce(missing)
-            where = {"data_dir": self.data_dir, "device": self.torch_device}
-            self._run(partial(self.store.get_or_train, **where), missing, "epoch")
+            where = self.data_dir, self.torch_device
+            self._run({c: partial(self.store.get_or_train, c, *where) for c in missing}, "epoch")
         return [self.store.find(config) for config in configs]
 
     def evaluate(self, configs: list[TrainingConfig], how: EvaluationConfig) -> list[Evaluation]:
@@ -133,12 +133,14 @@ class Runner(Config):
             RuntimeError: some networks failed; what is finished stays.
             ValueError: stored measurements of a task are of other test images than the others.
         """
-        if hows := dict(self._trained(wanted)):
-            size = max(how.test_size for how in hows.values())
-            print(f"measuring {len(hows)} networks on up to {size} test images", flush=True)
-            for how in set(hows.values()):
-                how.prepare(self.store, self.data_dir, self.torch_device)
-            self._run(partial(self._measure_one, hows), list(hows), "network")
+        if absent := self._trained(wanted):
+            size = max(how.test_size for _, how in absent)
+            print(f"measuring {len(absent)} networks on up to {size} test images", flush=True)
+            where = self.data_dir, self.torch_device
+            for how in {how for _, how in absent}:
+                how.prepare(self.store, *where)
+            jobs = {c: partial(how.get_or_measure, self.store, c, *where) for c, how in absent}
+            self._run(jobs, "network")
         found = [(how, how.find(self.store, config)) for config, how in wanted]
         for how in {how for how, _ in found}:
             same_images(result for other, result in found if other == how)
@@ -153,11 +155,6 @@ class Runner(Config):
                 return absent
             self.train(needed, weights=True)
 
-    def _measure_one(
-        self, hows: dict[TrainingConfig, MeasurementConfig], config: TrainingConfig
-    ) -> None:
-        hows[config].get_or_measure(self.store, config, self.data_dir, self.torch_device)
-
     def _announce(self, missing: list[TrainingConfig]) -> None:
         """Find out what cannot work before hours are spent, and say what will run."""
         Path(self.results_dir).mkdir(parents=True, exist_ok=True)
@@ -165,8 +162,7 @@ class Runner(Config):
         seconds = bytes_needed = 0
         for config in missing:
             images, validation = loop.load_data(config, self.data_dir)
-            kind = config.network, config.dataset, config.batch_size
-            if kind not in batch_seconds:
+            if (kind := (config.network, config.dataset, config.batch_size)) not in batch_seconds:
                 batch_seconds[kind] = time_batch(config, images, device)
             seconds += batch_seconds[kind] * count_batches(config, len(images), len(validation))
             bytes_needed += BYTES_PER_WEIGHT * weights(config)
@@ -178,18 +174,17 @@ class Runner(Config):
         duration = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
         print(f"{about} {duration} on {device.type}", flush=True)
 
-    def _run(self, work: Work, configs: list[TrainingConfig], unit: str) -> None:
-        """Do ``work`` on every network once its source is done, several at a time.
+    def _run(self, jobs: Jobs, unit: str) -> None:
+        """Do the job of every network once its source is done, several at a time.
 
         Args:
-            work: what a worker process does with a network.
-            configs: the networks, sources first.
+            jobs: what worker processes do.
             unit: of the progress bar: ``network``, or ``epoch``, of which a running network reports
                 its share.
         """
-        sizes = {config: config.epochs if unit == "epoch" else 1 for config in configs}
+        sizes = {config: config.epochs if unit == "epoch" else 1 for config in jobs}
         workers = self.workers or (engine.cores() if self.torch_device.type == "cpu" else 1)
-        crew = Crew(work, list(sizes), workers)
+        crew = Crew(jobs, workers)
         bar = tqdm(total=sum(sizes.values()), unit=unit, file=sys.stdout, ncols=88)
         try:
             while crew.waiting or crew.running:
@@ -209,7 +204,7 @@ class Runner(Config):
             bar.close()
         if crew.failed:
             reasons = "; ".join(crew.failed.values())
-            raise RuntimeError(f"{len(crew.failed)} of {len(sizes)} networks failed: {reasons}")
+            raise RuntimeError(f"{len(crew.failed)} of {len(jobs)} networks failed: {reasons}")
 
 
 class Crew:
@@ -223,9 +218,9 @@ class Crew:
         suspects: networks that were under way when a worker died; each goes on alone.
     """
 
-    def __init__(self, work: Work, configs: list[TrainingConfig], workers: int) -> None:
-        self.work, self.workers = work, min(workers, len(configs))
-        self.waiting, self.done = configs, []
+    def __init__(self, jobs: Jobs, workers: int) -> None:
+        self.jobs, self.workers = jobs, min(workers, len(jobs))
+        self.waiting, self.done = list(jobs), []
         self.running, self.failed, self.suspects = {}, {}, set()
         self.pool = self._new_pool()
 
@@ -244,7 +239,7 @@ class Crew:
                 self.waiting.remove(config)
             elif free and config.source not in (*self.waiting, *self.running.values()):
                 self.waiting.remove(config)
-                self.running[self.pool.submit(_attempt, self.work, config)] = config
+                self.running[self.pool.submit(_attempt, self.jobs[config])] = config
 
     def collect(self) -> None:
         """Wait a while for a network; after a worker's death, say whose it was or find out."""
@@ -305,10 +300,10 @@ def _context() -> BaseContext:
     return context
 
 
-def _attempt(work: Work, config: TrainingConfig) -> None:
-    """Do ``work``; where the device fails, which no later work here survives, the worker ends."""
+def _attempt(job: Callable[[], object]) -> None:
+    """Do a job; where the device fails, which no later work here survives, the worker ends."""
     try:
-        work(config)
+        job()
     except torch.AcceleratorError:
         traceback.print_exc()
         sys.stderr.flush()

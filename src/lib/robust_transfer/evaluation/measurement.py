@@ -13,8 +13,9 @@ from torch import Tensor
 
 from robust_transfer.config import Config
 from robust_transfer.data.images import Images
+from robust_transfer.data.registry import load
 from robust_transfer.records.store import Store
-from robust_transfer.training.loop import TrainingConfig, load_split
+from robust_transfer.training.loop import TrainingConfig
 
 BATCH = {"cpu": 250, "cuda": 2500}
 """Images at once, by kind of device: what stays in the caches of one, and fills the other."""
@@ -82,8 +83,8 @@ class MeasurementConfig(Config):
             prepared = self.prepare(store, data_dir, device)
             started = time.perf_counter()
             measured = self._measure(model, images.to(device), prepared)
-            named = {"config": self.model_dump(mode="json"), "network": network.hash} | checksums
             seconds = round(time.perf_counter() - started, 3)
+            named = {"config": self.model_dump(mode="json"), "network": network.hash} | checksums
             made = {"data": images.fingerprint, "seconds": seconds}
             return named | {"n": len(images)} | measured | made
 
@@ -104,7 +105,8 @@ class MeasurementConfig(Config):
 
 def test_images(config: MeasurementConfig, data_dir: str) -> Images:
     """The test images of a measurement, from the beginning of the test split."""
-    return load_split(config.task, "test", config.test_size, data_dir)
+    task = config.task
+    return load(task.dataset, "test", config.test_size, data_dir, task.image_size)
 
 
 def same_images(measured: Iterable[Measured]) -> None:
@@ -112,10 +114,8 @@ def same_images(measured: Iterable[Measured]) -> None:
     found = {result.content["data"] for result in measured}
     if len(found) > 1:
         sets = ", ".join(sorted(digest[:12] for digest in found))
-        raise ValueError(
-            f"evaluations are of different test images, with fingerprints {sets}; "
-            "published_dir = '' makes all of them on yours"
-        )
+        said = f"evaluations are of different test images, with fingerprints {sets}"
+        raise ValueError(f"{said}; published_dir = '' makes all of them on yours")
 
 
 def joined(batches: Sequence[dict[Hashable, Tensor]]) -> dict[Hashable, np.ndarray]:

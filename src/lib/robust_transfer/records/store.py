@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from robust_transfer import files
@@ -27,7 +27,7 @@ RECORD, HISTORY, WEIGHTS = "record.json", "history.csv", "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 
 
-class Record(BaseModel):
+class Record(BaseModel, frozen=True):
     """A finished training: what ``record.json`` says, and the folder that it lies in.
 
     Attributes:
@@ -40,8 +40,6 @@ class Record(BaseModel):
         sha256: of the files beside, by name.
         provenance: see ``records.provenance``.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     hash: str
     config: TrainingConfig
@@ -129,16 +127,15 @@ class Store:
 
     def _flaw(self, record: Record, config: TrainingConfig) -> tuple[Path, str] | None:
         """Which file of a record is not as it should be, and why; None if all are."""
-        said = record.folder / RECORD
         if record.config != config:
-            return said, "its configuration is another one"
+            return record.folder / RECORD, "its configuration is another one"
         for name, checksum in record.sha256.items():
             path = record.folder / name
             if path.exists():
                 if files.sha256(path) != checksum:
                     return path, "its checksum is not the one in the record"
-            elif name != WEIGHTS or path.is_relative_to(self.root):
-                return said, f"{name} is missing"  # others may publish numbers without weights
+            elif name != WEIGHTS or path.is_relative_to(self.root):  # others may be left out
+                return record.folder / RECORD, f"{name} is missing"
         return None
 
     def read_sealed(self, path: Path) -> dict | None:
@@ -213,10 +210,8 @@ class Store:
         """
         if (record := self.find(config, weights=True)) is not None:
             return record
-        source, source_state = None, None
-        if config.source is not None:
-            source = self.get_or_train(config.source, data_dir, device)
-            source_state = self.state(config.source)
+        source = self.get_or_train(config.source, data_dir, device) if config.source else None
+        source_state = self.state(config.source) if config.source else None
         folder = self.folder(config)
         with files.lock(folder):
             if (record := self.find(config, weights=True)) is None:
@@ -284,10 +279,9 @@ def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def merged(lineage: list[Record]) -> dict[str, Tensor]:
     """Published weights, float32: of each record what it stores, over those before it."""
-    state = {}
-    for record in lineage:
-        state |= safetensors.torch.load_file(record.folder / WEIGHTS)
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    stored = (safetensors.torch.load_file(record.folder / WEIGHTS) for record in lineage)
+    latest = {name: value for state in stored for name, value in state.items()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in latest.items()}
 
 
 def folder_name(config: TrainingConfig) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from robust_transfer.files import set_aside, write_atomically
 
@@ -25,7 +26,7 @@ def save_checkpoint(
     path: Path,
     identity: str,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     best: dict[str, Tensor],
     progress: Progress,
 ) -> None:
@@ -41,7 +42,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, identity: str, model: nn.Module, optimizer: Optimizer
 ) -> tuple[dict[str, Tensor], Progress] | None:
     """Put model and optimiser where a checkpoint stands; None if there is none that fits.
 
@@ -63,9 +64,7 @@ def load_checkpoint(
     return _part(tensors, "best."), progress
 
 
-def _slots(
-    tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> dict[int, dict[str, Tensor]]:
+def _slots(tensors: dict[str, Tensor], optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
     """A checkpoint's optimiser state, by weight, laid out in memory as fused optimisers demand."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     momenta = _part(tensors, "momentum.")  # how checkpoints of SGD were once written
