@@ -225,8 +225,7 @@ class Crew:
         self.pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        share = (self.workers,)
-        return ProcessPoolExecutor(*share, _context(), initializer=_begin_worker, initargs=share)
+        return ProcessPoolExecutor(self.workers, _context(), _begin_worker, (self.workers,))
 
     def begin(self) -> None:
         """Give work to idle workers; what started from a failed network fails with it."""

@@ -263,9 +263,8 @@ class Store:
 
     def epochs_done(self, config: TrainingConfig) -> int:
         """Epochs trained so far: all of a network with weights, else those of its checkpoint."""
-        if self.find(config, weights=True) is not None:
-            return config.epochs
-        return epochs_done(self.folder(config) / CHECKPOINT)
+        finished = self.find(config, weights=True)
+        return config.epochs if finished else epochs_done(self.folder(config) / CHECKPOINT)
 
 
 def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Where a training stands, in one file, from which a killed one goes on to the same end."""
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,22 +82,19 @@ def _slots(tensors: dict[str, Tensor], optimizer: Optimizer) -> dict[int, dict[s
 
 def epochs_done(path: Path) -> int:
     """Number of epochs in a checkpoint; 0 where none can be read."""
-    with suppress(KeyError, TypeError, ValueError):
-        return len(json.loads(_metadata(path)["progress"])["history"])
-    return 0
+    return _told(path, lambda metadata: len(json.loads(metadata["progress"])["history"]))
 
 
 def threads(path: Path) -> int:
     """Number of threads that a checkpoint was computed with; 0 where none can be read."""
-    with suppress(KeyError, ValueError):
-        return int(_metadata(path)["threads"])
+    return _told(path, lambda metadata: int(metadata["threads"]))
+
+
+def _told(path: Path, number: Callable[[dict[str, str]], int]) -> int:
+    unreadable = OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError
+    with suppress(*unreadable), safetensors.safe_open(path, "pt") as file:
+        return number(file.metadata())
     return 0
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    with suppress(OSError, safetensors.SafetensorError), safetensors.safe_open(path, "pt") as file:
-        return file.metadata() or {}
-    return {}
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
