@@ -188,7 +188,7 @@ def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> li
     targets, problems = experiment.rows(select(profile, sample)), []
     for how in evaluations(profile):
         for network in targets:
-            found = accuracies.find(runner.store, network.config, how)
+            found = how.find(runner.store, network.config)
             if found is not None and runner.store.find(network.config, weights=True) is not None:
                 try:
                     print(check(network, how, found, runner), flush=True)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def finished(family, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     wanted = [family[name] for name in ("transfer", "baseline", "surrogate")]
     found = two_workers(folder).train(wanted)
-    assert [record.content["hash"] for record in found] == [config.hash for config in wanted]
+    assert [record.hash for record in found] == [config.hash for config in wanted]
     return folder
 
 
@@ -55,7 +56,7 @@ def test_sources_are_trained_too_and_nothing_is_left_over(finished, family):
 def test_a_second_run_trains_nothing(finished, family, capsys):
     before = snapshot(finished)
     records = two_workers(finished).train(list(family.values()))
-    assert [record.content["hash"] for record in records] == [c.hash for c in family.values()]
+    assert [record.hash for record in records] == [c.hash for c in family.values()]
     assert snapshot(finished) == before
     assert capsys.readouterr().out == ""
 
@@ -100,7 +101,7 @@ def test_a_worker_that_dies_is_named_and_the_others_go_on(tiny, tmp_path, capsys
     configs.append(tiny(name="heir", source=configs[1], strategy="head"))
     runner = Runner(results_dir=str(tmp_path), device="cpu", workers=workers)
     with pytest.raises(RuntimeError, match=r"^1 of 4 networks failed: wild: .*terminated abruptly"):
-        runner._run(work, configs, dict.fromkeys([c.hash for c in configs], 1), "network")
+        runner._run({config: partial(work, config) for config in configs}, "network")
     assert "4/4" in capsys.readouterr().out
 
 
@@ -111,7 +112,7 @@ def test_networks_are_evaluated_once_in_the_order_asked_for(
     runner, wanted = two_workers(folder), [family["transfer"], family["baseline"]]
     evaluations = runner.evaluate(wanted, how)
     assert [e.content["network"] for e in evaluations] == [config.hash for config in wanted]
-    assert "evaluating 2 networks on 60 test images" in capsys.readouterr().out
+    assert "measuring 2 networks on up to 60 test images" in capsys.readouterr().out
     before = snapshot(folder)
     again = runner.evaluate(wanted[::-1], how)
     assert [e.content for e in again] == [e.content for e in evaluations[::-1]]
@@ -188,7 +189,7 @@ def test_what_another_surrogate_voids_is_trained_too_where_it_has_no_weights(
     assert not (tmp_path / "mine").exists()
     evaluations = runner.evaluate(wanted, how)
     (made,) = {evaluation.content["surrogate"] for evaluation in evaluations}
-    assert made == runner.store.find(family["surrogate"]).content["sha256"]["weights.safetensors"]
+    assert made == runner.store.find(family["surrogate"]).checksum
     assert made != 64 * "0"
 
 

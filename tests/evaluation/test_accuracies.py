@@ -9,7 +9,7 @@ import torch
 
 from robust_transfer.attacks import PGD, ThreatModel, fgsm
 from robust_transfer.data.registry import load
-from robust_transfer.evaluation import accuracies, single_image
+from robust_transfer.evaluation import accuracies, measurement, packing, single_image
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation, EvaluationConfig
 from robust_transfer.files import sha256, write_atomically, write_sealed
 from robust_transfer.records.store import RECORD, WEIGHTS, Store
@@ -68,7 +68,7 @@ def test_what_a_folded_network_is_fooled_by_is_shown_to_the_network_itself(
 
 
 def test_black_box_examples_are_made_on_the_surrogate(store, family, how):
-    made = accuracies.black_box_examples(store, how, "", CPU)
+    made = how.prepare(store, "", CPU)
     images = load("glyphs10", "test", how.test_size)
     pixels, labels = next(images.batches(how.test_size))
     surrogate = store.model(family["surrogate"])
@@ -77,7 +77,7 @@ def test_black_box_examples_are_made_on_the_surrogate(store, family, how):
         assert torch.equal(made[name], attack(surrogate, pixels, labels))
     files = list(store.folder(family["surrogate"]).glob("examples-*"))
     before = [file.stat().st_mtime_ns for file in files]
-    accuracies.black_box_examples(store, how, "", CPU)
+    how.prepare(store, "", CPU)
     assert len(files) == 2 and [file.stat().st_mtime_ns for file in files] == before
 
 
@@ -93,70 +93,76 @@ def test_the_attacks_are_fgsm_and_pgd_without_random_start_on_true_labels(how):
 
 def test_an_evaluation_is_stored_and_found_again(store, family, how):
     config = family["baseline"]
-    assert accuracies.find(store, config, how) is None
-    made = accuracies.get_or_evaluate(store, config, how, "", CPU)
+    assert how.find(store, config) is None
+    made = how.get_or_measure(store, config, "", CPU)
     files = list(store.folder(config).glob("evaluation-*.json"))
     before = [file.stat().st_mtime_ns for file in files]
-    again = accuracies.get_or_evaluate(store, config, how, "", CPU)
+    again = how.get_or_measure(store, config, "", CPU)
     assert len(files) == 1 and [file.stat().st_mtime_ns for file in files] == before
     for column in COLUMNS:
         assert np.array_equal(again.outcomes[column], made.outcomes[column])
         assert again.accuracy(column) == made.content["accuracies"][column]
         assert len(again.outcomes[column]) == how.test_size == again.content["n"]
     assert again.content == made.content
+    assert list(made.content) == [
+        *("config", "network", "weights", "surrogate", "n", "accuracies", "outcomes", "data"),
+        *("seconds", "provenance"),
+    ]
     assert made.content["data"] == load("glyphs10", "test", how.test_size).fingerprint
     assert made.content["provenance"].keys() >= {"device", "torch", "commit", "finished"}
     assert not [path for path in store.root.rglob(".*") if path.name != ".lock"]
 
 
 def test_a_changed_evaluation_is_another_one(store, family, how):
-    accuracies.get_or_evaluate(store, family["baseline"], how, "", CPU)
+    how.get_or_measure(store, family["baseline"], "", CPU)
     for change in ({"steps": 3}, {"test_size": 50}, {"step_size": 0.001}):
         other = how.model_copy(update=change)
-        assert accuracies.find(store, family["baseline"], other) is None
+        assert other.find(store, family["baseline"]) is None
 
 
 def test_an_evaluation_stands_only_for_the_weights_it_was_made_of(store, family, how):
     config = family["baseline"]
-    first = accuracies.get_or_evaluate(store, config, how, "", CPU)
+    first = how.get_or_measure(store, config, "", CPU)
     reweigh(store, config)
-    assert accuracies.find(store, config, how) is None
-    second = accuracies.get_or_evaluate(store, config, how, "", CPU)
+    assert how.find(store, config) is None
+    second = how.get_or_measure(store, config, "", CPU)
     assert not np.array_equal(first.outcomes["natural"], second.outcomes["natural"])
-    assert accuracies.find(store, config, how).content == second.content
+    assert how.find(store, config).content == second.content
 
 
 def test_an_altered_evaluation_is_named_and_made_anew(store, family, how, capsys):
     config = family["baseline"]
-    made = accuracies.get_or_evaluate(store, config, how, "", CPU)
+    made = how.get_or_measure(store, config, "", CPU)
     (path,) = store.folder(config).glob("evaluation-*.json")
     path.write_text(path.read_text().replace('"n": 60', '"n": 59'))
-    assert accuracies.find(store, config, how) is None
+    assert how.find(store, config) is None
     assert f"set aside {path}" in capsys.readouterr().out
-    again = accuracies.get_or_evaluate(store, config, how, "", CPU)
+    again = how.get_or_measure(store, config, "", CPU)
     assert again.content["outcomes"] == made.content["outcomes"]
 
 
 def test_published_evaluations_are_found_and_new_ones_written_beside_ones_own(
     store, family, how, tmp_path
 ):
-    accuracies.get_or_evaluate(store, family["baseline"], how, "", CPU)
+    how.get_or_measure(store, family["baseline"], "", CPU)
     layered = Store(tmp_path / "mine", published=store.root)
-    assert accuracies.find(layered, family["baseline"], how) is not None
+    assert how.find(layered, family["baseline"]) is not None
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
-    accuracies.get_or_evaluate(layered, family["transfer"], how, "", CPU)
+    how.get_or_measure(layered, family["transfer"], "", CPU)
     assert list(layered.folder(family["transfer"]).glob("evaluation-*.json"))
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
 
 
 def test_an_unfinished_network_is_refused_by_name(store, tiny, how):
     with pytest.raises(FileNotFoundError, match="no finished record of unknown"):
-        accuracies.get_or_evaluate(store, tiny(name="unknown"), how, "", CPU)
+        how.get_or_measure(store, tiny(name="unknown"), "", CPU)
 
 
 def test_a_network_of_other_images_than_the_surrogates_is_refused(store, family, how):
-    with pytest.raises(ValueError, match=r"^dataset = 'glyphs20' of source: .* has 'glyphs10'"):
-        accuracies.get_or_evaluate(store, family["source"], how, "", CPU)
+    with pytest.raises(
+        ValueError, match=r"^dataset = 'glyphs10': source was trained on 'glyphs20'"
+    ):
+        how.get_or_measure(store, family["source"], "", CPU)
 
 
 def test_a_surrogate_that_was_transferred_is_refused(family):
@@ -188,8 +194,8 @@ def test_a_sweep_is_a_table_of_strengths_and_networks(trained, family):
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 250])
 def test_packed_outcomes_come_back(count):
     measured = np.random.default_rng(count).random(count) < 0.5
-    packed = accuracies.pack(measured)
-    assert np.array_equal(accuracies.unpack(packed, count), measured)
+    packed = packing.pack_bits(measured)
+    assert np.array_equal(packing.unpack_bits(packed, count), measured)
     assert len(packed) <= 4 * math.ceil(math.ceil(count / 8) / 3)
 
 
@@ -250,40 +256,38 @@ def test_every_field_of_an_evaluation_changes_its_hash(how, tiny):
 
 
 def test_black_box_examples_follow_the_surrogates_weights(store, family, how):
-    first = accuracies.black_box_examples(store, how, "", CPU)
+    first = how.prepare(store, "", CPU)
     reweigh(store, family["surrogate"])
-    assert not torch.equal(accuracies.black_box_examples(store, how, "", CPU)["pgd"], first["pgd"])
+    assert not torch.equal(how.prepare(store, "", CPU)["pgd"], first["pgd"])
 
 
 def test_black_box_examples_follow_the_test_images(store, family, how, monkeypatch):
-    first = accuracies.black_box_examples(store, how, "", CPU)["pgd"]
+    first = how.prepare(store, "", CPU)["pgd"]
     images = accuracies.test_images(how, "")
     turned = images.take(torch.arange(len(images)).flip(0))
     monkeypatch.setattr(accuracies, "test_images", lambda config, data_dir: turned)
-    again = accuracies.black_box_examples(store, how, "", CPU)["pgd"]
+    again = how.prepare(store, "", CPU)["pgd"]
     torch.testing.assert_close(again, first.flip(0), atol=0.07, rtol=0)  # ε and rounding
     assert not torch.equal(again, first)
 
 
 def test_evaluations_of_different_images_are_not_set_side_by_side():
     one, other = (Evaluation({}, {"data": digit * 64}) for digit in "ab")
-    accuracies.same_images([one, one])
+    measurement.same_images([one, one])
     with pytest.raises(ValueError, match=r"different test images, with fingerprints aaa.*, bbb.*"):
-        accuracies.same_images([one, other])
+        measurement.same_images([one, other])
 
 
 @pytest.mark.parametrize("keep", [-100, 0], ids=["truncated", "empty"])
 def test_damaged_black_box_examples_are_made_anew(store, family, how, keep):
-    made = accuracies.black_box_examples(store, how, "", CPU)
+    made = how.prepare(store, "", CPU)
     first = {name: images.clone() for name, images in made.items()}
     (path,) = store.folder(family["surrogate"]).glob("examples-*.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
-    torch.testing.assert_close(
-        accuracies.black_box_examples(store, how, "", CPU), first, rtol=0, atol=0
-    )
+    torch.testing.assert_close(how.prepare(store, "", CPU), first, rtol=0, atol=0)
 
 
 def test_an_evaluation_follows_the_surrogates_weights(store, family, how):
-    accuracies.get_or_evaluate(store, family["baseline"], how, "", CPU)
+    how.get_or_measure(store, family["baseline"], "", CPU)
     reweigh(store, family["surrogate"])
-    assert accuracies.find(store, family["baseline"], how) is None
+    assert how.find(store, family["baseline"]) is None

@@ -10,7 +10,7 @@ import torch
 from robust_transfer.attacks import PGD, ThreatModel, deepfool, fgsm
 from robust_transfer.data.images import gather
 from robust_transfer.data.registry import DATASETS, load
-from robust_transfer.evaluation import budgets
+from robust_transfer.evaluation import budgets, packing
 from robust_transfer.evaluation.budgets import EPSILONS, NATURAL, BudgetConfig, Budgets
 from robust_transfer.files import sha256, write_atomically, write_sealed
 from robust_transfer.networks.registry import build
@@ -36,7 +36,7 @@ def sweep():
 def measured(trained, family, sweep, tmp_path_factory):
     """Its results on a network that trained."""
     store = Store(tmp_path_factory.mktemp("measured"), published=trained.root)
-    return budgets.get_or_measure(store, family["baseline"], sweep, "", CPU)
+    return sweep.get_or_measure(store, family["baseline"], "", CPU)
 
 
 def labelled(count, columns):
@@ -115,7 +115,7 @@ def test_more_than_256_classes_are_told_apart():
     logits, true = torch.zeros(2, 300), torch.tensor([0, 3])
     logits[0, 256] = logits[1, 3] = 1
     answers, labels = (
-        budgets.unpack(budgets.pack(found.numpy()))
+        packing.unpack_array(packing.pack_array(found.numpy()))
         for found in (budgets.kept(logits, true), budgets.small(true, 300))
     )
     made = Budgets("glyphs10", labels, {NATURAL: answers}, {}, {})
@@ -196,46 +196,50 @@ def test_more_than_two_classes_have_no_scores():
 
 def test_measurements_are_stored_and_found_again(store, family, sweep):
     config = family["baseline"]
-    assert budgets.find(store, config, sweep) is None
-    made = budgets.get_or_measure(store, config, sweep, "", CPU)
+    assert sweep.find(store, config) is None
+    made = sweep.get_or_measure(store, config, "", CPU)
     (path,) = store.folder(config).glob("budgets-*.json")
     before = path.stat().st_mtime_ns
-    again = budgets.get_or_measure(store, config, sweep, "", CPU)
+    again = sweep.get_or_measure(store, config, "", CPU)
     assert path.name == f"budgets-{sweep.hash}.json" and path.stat().st_mtime_ns == before
     assert again.content == made.content and again.dataset == "glyphs10"
     assert again.outputs.keys() == made.outputs.keys()
     for condition, output in made.outputs.items():
         assert np.array_equal(again.outputs[condition], output)
+    assert list(made.content) == [
+        *("config", "network", "weights", "n", "labels", "outputs", "deepfool", "data"),
+        *("seconds", "provenance"),
+    ]
     assert made.content["data"] == load("glyphs10", "test", 60).fingerprint
     assert made.content["provenance"].keys() >= {"device", "torch", "commit", "finished"}
-    assert budgets.find(store, config, sweep.model_copy(update={"steps": 3})) is None
+    assert sweep.model_copy(update={"steps": 3}).find(store, config) is None
     layered = Store(store.root / "mine", published=store.root)
-    assert budgets.find(layered, config, sweep).content == made.content
+    assert sweep.find(layered, config).content == made.content
 
 
 def test_measurements_stand_only_for_the_weights_they_were_made_of(store, family, sweep):
     config = family["baseline"]
-    budgets.get_or_measure(store, config, sweep, "", CPU)
+    sweep.get_or_measure(store, config, "", CPU)
     path = store.folder(config) / RECORD
     content = store.read_sealed(path)
     weights = store.folder(config) / WEIGHTS
     write_atomically(weights, (store.folder(family["source"]) / WEIGHTS).read_bytes())
     content["sha256"][WEIGHTS] = sha256(weights)
     write_sealed(path, content)
-    assert store.find(config) is not None and budgets.find(store, config, sweep) is None
+    assert store.find(config) is not None and sweep.find(store, config) is None
 
 
 def test_altered_measurements_are_named_and_set_aside(store, family, sweep, capsys):
-    budgets.get_or_measure(store, family["baseline"], sweep, "", CPU)
+    sweep.get_or_measure(store, family["baseline"], "", CPU)
     (path,) = store.folder(family["baseline"]).glob("budgets-*.json")
     path.write_text(path.read_text().replace('"n": 60', '"n": 59'))
-    assert budgets.find(store, family["baseline"], sweep) is None
+    assert sweep.find(store, family["baseline"]) is None
     assert f"set aside {path}" in capsys.readouterr().out
 
 
 def test_what_cannot_be_measured_is_named_before_any_work(trained, family, tiny, monkeypatch):
     def ask(network, **changes):
-        budgets.get_or_measure(trained, network, BudgetConfig(**TINY | changes), "", CPU)
+        BudgetConfig(**TINY | changes).get_or_measure(trained, network, "", CPU)
 
     monkeypatch.setattr(budgets, "measure", lambda *args: pytest.fail("work began"))
     with pytest.raises(FileNotFoundError, match="no finished record of unknown"):
@@ -262,7 +266,7 @@ def test_what_cannot_be_measured_is_named_before_any_work(trained, family, tiny,
     ],
 )
 def test_packed_arrays_come_back(array):
-    again = budgets.unpack(budgets.pack(array))
+    again = packing.unpack_array(packing.pack_array(array))
     assert again.dtype == array.dtype and np.array_equal(again, array)
 
 

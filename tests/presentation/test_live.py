@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from robust_transfer.davchev2019 import experiment, tables
-from robust_transfer.evaluation.accuracies import COLUMNS, pack
+from robust_transfer.evaluation.accuracies import COLUMNS
+from robust_transfer.evaluation.packing import pack_bits
 from robust_transfer.presentation import live
 from robust_transfer.presentation.tables import percent
 
@@ -19,7 +20,7 @@ def records() -> live.Records:
     evaluations = []
     for network in NETWORKS:
         outcomes = dict.fromkeys(COLUMNS, HITS[network.id])
-        content = {"n": 10, "outcomes": {k: pack(v) for k, v in outcomes.items()}}
+        content = {"n": 10, "outcomes": {k: pack_bits(v) for k, v in outcomes.items()}}
         evaluations.append(SimpleNamespace(outcomes=outcomes, content=content))
     return live.gather(NETWORKS, evaluations, tables.paper(NETWORKS), "Profile <tiny>.")
 
@@ -35,7 +36,7 @@ def test_an_accuracy_between_two_decimals_reads_as_in_the_tables():
     hits = np.arange(10_000) < 995
     assert f"{100 * hits.sum() / 10_000:.1f}" != percent(hits.mean())  # so it can differ
     found = {"outcomes": {"natural": hits}, "content": {"n": 10_000}}
-    found["content"]["outcomes"] = {"natural": pack(hits)}
+    found["content"]["outcomes"] = {"natural": pack_bits(hits)}
     theirs = tables.paper(NETWORKS)
     records = live.gather(NETWORKS[:1], [SimpleNamespace(**found)], theirs, "")
     assert f"{records.accuracy('nat', 'natural'):.1f}" == percent(hits.mean())

@@ -10,8 +10,7 @@ import torch
 from conftest import reweigh
 
 from robust_transfer import files
-from robust_transfer.files import write_atomically, write_sealed
-from robust_transfer.records import store as store_module
+from robust_transfer.files import sha256, write_atomically, write_sealed
 from robust_transfer.records.provenance import commit
 from robust_transfer.records.store import HISTORY, RECORD, WEIGHTS, Store, rounded
 from robust_transfer.training.loop import load_data, train
@@ -60,21 +59,37 @@ def test_a_record_tells_what_was_trained_how_and_where(trained, family):
         *("epoch", "learning_rate", "loss", "natural", "adversarial", "seconds")
     ]
     assert history.epoch.tolist() == [0, 1, 2]
-    content = record.content
-    best = history.iloc[content["selected_epoch"]]
-    assert content["validation"] == {k: best[k] for k in ("natural", "adversarial")}
-    assert content["seconds"] == pytest.approx(history.seconds.sum(), abs=1e-3)
-    assert content["config"] == config.model_dump(mode="json")
-    assert content["hash"] == config.hash
+    best = history.iloc[record.selected_epoch]
+    assert record.validation == {k: best[k] for k in ("natural", "adversarial")}
+    assert record.seconds == pytest.approx(history.seconds.sum(), abs=1e-3)
+    assert record.config == config
+    assert record.hash == config.hash
     images = load_data(config, "")
-    assert content["data"]["training"] == images[0].fingerprint
-    assert content["data"]["validation"] == images[1].fingerprint
-    assert content["provenance"]["torch"] == torch.__version__
-    assert content["provenance"]["threads"] == torch.get_num_threads()
-    assert content["provenance"].keys() == {
+    assert record.data["training"] == images[0].fingerprint
+    assert record.data["validation"] == images[1].fingerprint
+    assert record.provenance["torch"] == torch.__version__
+    assert record.provenance["threads"] == torch.get_num_threads()
+    assert record.provenance.keys() == {
         *("device", "threads", "python", "torch", "torchvision", "numpy", "commit", "finished")
     }
-    assert all(content["provenance"].values())
+    assert all(record.provenance.values())
+    assert record.checksum == sha256(record.folder / WEIGHTS)
+    assert record.source is None
+    assert trained.find(family["transfer"]).source == trained.find(family["source"]).checksum
+    with pytest.raises(ValueError, match="frozen"):
+        record.seconds = 0.0
+
+
+def test_a_record_is_written_as_it_is_read(trained, family):
+    for config in family.values():
+        record = trained.find(config)
+        written = trained.read_sealed(record.folder / RECORD)
+        assert list(written) == [
+            *("hash", "config", "selected_epoch", "validation", "seconds", "data", "source"),
+            *("sha256", "provenance"),
+        ]
+        assert record.model_dump(mode="json") == written
+        assert written["config"] == config.model_dump(mode="json")
 
 
 def test_the_validation_of_a_record_is_that_of_the_selected_epoch(store, tiny):
@@ -82,8 +97,8 @@ def test_the_validation_of_a_record_is_that_of_the_selected_epoch(store, tiny):
     records_made = (store.get_or_train(config, "", CPU) for config in tried)
     record = next(r for r in records_made if r.history.natural.idxmax() < 3)
     natural = record.history.natural
-    assert record.content["selected_epoch"] == natural.idxmax()
-    assert record.content["validation"] == {"natural": natural.max(), "adversarial": None}
+    assert record.selected_epoch == natural.idxmax()
+    assert record.validation == {"natural": natural.max(), "adversarial": None}
 
 
 def test_stored_weights_are_the_selected_ones_in_half_precision(trained, family, tmp_path):
@@ -286,7 +301,6 @@ def test_a_look_during_the_last_write_does_not_damage_a_network_trained_anew(
         store.find(config)
 
     monkeypatch.setattr(files, "write_atomically", write_and_look)
-    monkeypatch.setattr(store_module, "write_atomically", write_and_look)
     store.get_or_train(config, "", CPU)
     assert store.find(config) is not None
 

@@ -126,7 +126,7 @@ def test_a_training_goes_on_with_the_threads_it_began_with(tiny, tmp_path, monke
     record = store.get_or_train(
         config, "", torch.device("cpu"), lambda row: seen.append(torch.get_num_threads())
     )
-    assert seen == [2] and record.content["provenance"]["threads"] == 2
+    assert seen == [2] and record.provenance["threads"] == 2
     assert torch.get_num_threads() == 1
 
 

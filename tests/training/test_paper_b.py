@@ -12,7 +12,7 @@ from robust_transfer.attacks import PGD, fgsm
 from robust_transfer.data import registry
 from robust_transfer.data.images import divide, gather, training_batches
 from robust_transfer.data.registry import DATASETS, load, load_divided
-from robust_transfer.evaluation import accuracies
+from robust_transfer.evaluation import accuracies, measurement
 from robust_transfer.networks.registry import PRETRAINED, build
 from robust_transfer.networks.transfer import STRATEGIES, train_mode, trainable_weights, transplant
 from robust_transfer.runner import time_batch
@@ -234,7 +234,7 @@ def test_images_are_loaded_in_the_configured_size(tiny, monkeypatch):
         calls.append(args[-1])
         return load(*args)
 
-    for module in (registry, loop):
+    for module in (registry, measurement):
         monkeypatch.setattr(module, "load", note)
     load_divided.cache_clear()
     for config in (tiny(), tiny(image_size=24)):

@@ -9,51 +9,41 @@ from collections.abc import Collection
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 
-class Config(BaseModel):
+class Config(BaseModel, frozen=True, extra="forbid"):
     """Base of every configuration: frozen, typed, no unknown fields, one-line errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
     def __init__(self, **fields) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise ValueError(describe(type(self), error)) from None
+            raise ValueError(_one_line(type(self), error)) from None
 
     @property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits that stand for all fields, those of fields included."""
-        return config_hash(self)
+        """Sixteen hexadecimal digits that stand for all fields, those of fields included.
+
+        Fields at their default stay out, so that a field added later leaves old records valid.
+        """
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def config_hash(config: Config) -> str:
-    """Sixteen hexadecimal digits that stand for the fields of a configuration.
-
-    Fields at their default stay out, so that a field added later leaves old records valid.
-    """
-    fields = config.model_dump(mode="json", exclude_defaults=True)
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def describe(config: type[BaseModel], error: ValidationError) -> str:
-    """Put a validation error of ``config`` into one line."""
+def _one_line(config: type[Config], error: ValidationError) -> str:
     complaints = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            known = ", ".join(sorted(config.model_fields))
-            complaints.append(f"unknown parameter {name}; known: {known}")
+            message = f"unknown parameter {name}; known: {', '.join(sorted(config.model_fields))}"
         elif problem["type"] == "missing":
-            complaints.append(f"{name} is required")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            if name:  # else the message names it; where it does too, the field's own name counts
-                given = f" = {problem['input']!r}: "
-                message = f"{name}{given}{message.partition(given)[2] or message}"
-            complaints.append(message)
+            message = f"{name} is required"
+        elif name:  # else the message names it; where it does too, the field's own name counts
+            given = f" = {problem['input']!r}: "
+            message = f"{name}{given}{message.partition(given)[2] or message}"
+        complaints.append(message)
     return "; ".join(complaints)
 
 

@@ -30,20 +30,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OSError(
-                error.errno,
-                f"{path}: the disk is full; free {len(content)} bytes and run again, "
-                "what is finished stays",
-            ) from None
+            advice = f"free {len(content)} bytes and run again, what is finished stays"
+            raise OSError(error.errno, f"{path}: the disk is full; {advice}") from None
         raise
-
-
-def set_aside(path: Path, reason: str) -> None:
-    """Rename a damaged file out of the way and say so, so that it is computed anew."""
-    aside = path.with_name(f"{path.name}.damaged")
-    with suppress(FileNotFoundError):  # another process found it first
-        os.replace(path, aside)
-    print(f"set aside {path} as {aside.name}: {reason}; it is computed anew", flush=True)
 
 
 def lock(folder: Path) -> filelock.FileLock:
@@ -56,6 +45,27 @@ def write_sealed(path: Path, content: dict) -> None:
     """Write a JSON record together with a checksum of its own content."""
     sealed = content | {"seal": _seal(content)}
     write_atomically(path, (json.dumps(sealed, indent=1) + "\n").encode())
+
+
+def read_sealed(path: Path) -> dict:
+    """Read what ``write_sealed`` wrote.
+
+    Raises:
+        ValueError, KeyError, AttributeError: it is damaged.
+        FileNotFoundError: there is none.
+    """
+    content = json.loads(path.read_text())
+    if content.pop("seal") != _seal(content):
+        raise ValueError("its content was altered")
+    return content
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a damaged file out of the way and say so, so that it is computed anew."""
+    aside = path.with_name(f"{path.name}.damaged")
+    with suppress(FileNotFoundError):  # another process found it first
+        os.replace(path, aside)
+    print(f"set aside {path} as {aside.name}: {reason}; it is computed anew", flush=True)
 
 
 @cache

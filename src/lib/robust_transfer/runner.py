@@ -26,7 +26,8 @@ from tqdm import tqdm
 from robust_transfer.attacks import loss_of
 from robust_transfer.config import Config
 from robust_transfer.data.images import Images
-from robust_transfer.evaluation import accuracies, budgets
+from robust_transfer.evaluation.accuracies import Evaluation, EvaluationConfig
+from robust_transfer.evaluation.measurement import Measured, MeasurementConfig, same_images
 from robust_transfer.records.provenance import commit
 from robust_transfer.records.store import Record, Store
 from robust_transfer.training import engine, loop
@@ -34,6 +35,10 @@ from robust_transfer.training.loop import TrainingConfig, initial_model
 
 commit()  # asked now, of the files imported: they may change before a worker starts
 
+Jobs = dict[TrainingConfig, Callable[[], object]]
+"""Networks, sources first, each with what a worker does for it."""
+Wish = tuple[TrainingConfig, MeasurementConfig]
+"""A network, and what is to be measured on it."""
 POLL_SECONDS = 5
 """Between two looks at how far networks are; each is an output of a cell under papermill."""
 BYTES_PER_WEIGHT = 16
@@ -82,8 +87,7 @@ class Runner(Config):
             weights: count a record that was published without weights as none, as is always done
                 of a source that a training is to start from.
         """
-        absent = [c for config in configs for c in self._absent(config, weights)]
-        return list({c.hash: c for c in absent}.values())
+        return list(dict.fromkeys(c for config in configs for c in self._absent(config, weights)))
 
     def _absent(self, config: TrainingConfig, weights: bool) -> list[TrainingConfig]:
         if self.store.find(config, weights) is not None:
@@ -103,41 +107,22 @@ class Runner(Config):
         """
         while missing := self.missing(configs, weights):  # a new source voids old transfers
             self._announce(missing)
-            self._run(self._train_one, missing, {c.hash: c.epochs for c in missing}, "epoch")
+            where = self.data_dir, self.torch_device
+            self._run({c: partial(self.store.get_or_train, c, *where) for c in missing}, "epoch")
         return [self.store.find(config) for config in configs]
 
-    def evaluate(
-        self, configs: list[TrainingConfig], how: accuracies.EvaluationConfig
-    ) -> list[accuracies.Evaluation]:
-        """Evaluate finished networks that have no such evaluation yet; return all of them.
-
-        What was published without weights is trained anew where an evaluation is missing.
+    def evaluate(self, configs: list[TrainingConfig], how: EvaluationConfig) -> list[Evaluation]:
+        """Measure the accuracies of finished networks; return all of them, see ``measure``.
 
         Raises:
             FileNotFoundError: a network has no record yet.
-            RuntimeError: some evaluations failed; what is finished stays.
-            ValueError: stored evaluations are of other test images than the others.
         """
+        for config in (*configs, how.surrogate) if configs else ():
+            self.store.require(config)
+        return self.measure([(config, how) for config in configs])
 
-        def missing() -> list[TrainingConfig]:
-            return [c for c in configs if accuracies.find(self.store, c, how) is None]
-
-        if wanted := missing():
-            for config in (*wanted, how.surrogate):
-                accuracies.weights_of(self.store, config)
-        if wanted := self._with_weights(missing, how.surrogate):
-            print(f"evaluating {len(wanted)} networks on {how.test_size} test images", flush=True)
-            accuracies.black_box_examples(self.store, how, self.data_dir, self.torch_device)
-            work = partial(self._evaluate_one, how)
-            self._run(work, wanted, {c.hash: 1 for c in wanted}, "network")
-        found = [accuracies.find(self.store, config, how) for config in configs]
-        accuracies.same_images(found)
-        return found
-
-    def measure(
-        self, wanted: Sequence[tuple[TrainingConfig, budgets.BudgetConfig]]
-    ) -> list[budgets.Budgets]:
-        """Train what is missing and measure it over budgets; return all measurements.
+    def measure(self, wanted: Sequence[Wish]) -> list[Measured]:
+        """Train what is missing and measure what is not measured yet; return all that was found.
 
         What was published without weights is trained anew where a measurement is missing.
 
@@ -148,40 +133,27 @@ class Runner(Config):
             RuntimeError: some networks failed; what is finished stays.
             ValueError: stored measurements of a task are of other test images than the others.
         """
-        hows = {config.hash: how for config, how in wanted}
-
-        def missing() -> list[TrainingConfig]:
-            absent = [c for c, how in wanted if budgets.find(self.store, c, how) is None]
-            return list({config.hash: config for config in absent}.values())
-
-        if absent := self._with_weights(missing):
-            print(f"measuring {len(absent)} networks", flush=True)
-            work = partial(self._measure_one, hows)
-            self._run(work, absent, {c.hash: 1 for c in absent}, "network")
-        found = [(how, budgets.find(self.store, config, how)) for config, how in wanted]
+        if absent := self._trained(wanted):
+            size = max(how.test_size for _, how in absent)
+            print(f"measuring {len(absent)} networks on up to {size} test images", flush=True)
+            where = self.data_dir, self.torch_device
+            for how in {how for _, how in absent}:
+                how.prepare(self.store, *where)
+            jobs = {c: partial(how.get_or_measure, self.store, c, *where) for c, how in absent}
+            self._run(jobs, "network")
+        found = [(how, how.find(self.store, config)) for config, how in wanted]
         for how in {how for how, _ in found}:
-            accuracies.same_images(budget for other, budget in found if other == how)
-        return [budget for _, budget in found]
+            same_images(result for other, result in found if other == how)
+        return [result for _, result in found]
 
-    def _with_weights(
-        self, missing: Callable[[], list[TrainingConfig]], *also: TrainingConfig
-    ) -> list[TrainingConfig]:
-        """What is ``missing``, all of it trained; a source or surrogate trained anew adds to it."""
-        wanted = missing()
-        while wanted and self.missing([*wanted, *also], weights=True):
-            self.train([*wanted, *also], weights=True)
-            wanted = missing()
-        return wanted
-
-    def _measure_one(self, hows: dict[str, budgets.BudgetConfig], config: TrainingConfig) -> None:
-        how = hows[config.hash]
-        budgets.get_or_measure(self.store, config, how, self.data_dir, self.torch_device)
-
-    def _train_one(self, config: TrainingConfig) -> None:
-        self.store.get_or_train(config, self.data_dir, self.torch_device)
-
-    def _evaluate_one(self, how: accuracies.EvaluationConfig, config: TrainingConfig) -> None:
-        accuracies.get_or_evaluate(self.store, config, how, self.data_dir, self.torch_device)
+    def _trained(self, wanted: Sequence[Wish]) -> list[Wish]:
+        """What is not measured yet, all of it trained; a source or surrogate anew adds to it."""
+        while True:
+            absent = [(c, how) for c, how in wanted if how.find(self.store, c) is None]
+            needed = [network for c, how in absent for network in how.networks(c).values()]
+            if not self.missing(needed, weights=True):
+                return absent
+            self.train(needed, weights=True)
 
     def _announce(self, missing: list[TrainingConfig]) -> None:
         """Find out what cannot work before hours are spent, and say what will run."""
@@ -190,94 +162,100 @@ class Runner(Config):
         seconds = bytes_needed = 0
         for config in missing:
             images, validation = loop.load_data(config, self.data_dir)
-            kind = config.network, config.dataset, config.batch_size
-            if kind not in batch_seconds:
+            if (kind := (config.network, config.dataset, config.batch_size)) not in batch_seconds:
                 batch_seconds[kind] = time_batch(config, images, device)
             seconds += batch_seconds[kind] * count_batches(config, len(images), len(validation))
             bytes_needed += BYTES_PER_WEIGHT * weights(config)
         if (free := shutil.disk_usage(self.results_dir).free) < bytes_needed:
-            raise OSError(
-                f"results_dir = {self.results_dir!r}: {bytes_needed >> 20} MiB needed, "
-                f"{free >> 20} MiB free on its disk"
-            )
-        names = ", ".join(config.name for config in missing)
-        print(f"training {len(missing)} networks: {names}")
+            needed = f"{bytes_needed >> 20} MiB needed, {free >> 20} MiB free on its disk"
+            raise OSError(f"results_dir = {self.results_dir!r}: {needed}")
+        print(f"training {len(missing)} networks: {', '.join(config.name for config in missing)}")
         about = "at most" if device.type == "cuda" else "about"  # a GPU replays recorded steps
         duration = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
         print(f"{about} {duration} on {device.type}", flush=True)
 
-    @property
-    def _processes(self) -> int:
-        return self.workers or (engine.cores() if self.torch_device.type == "cpu" else 1)
-
-    def _run(
-        self,
-        work: Callable[[TrainingConfig], None],
-        configs: list[TrainingConfig],
-        units: dict[str, int],
-        unit: str,
-    ) -> None:
-        """Do ``work`` on every network once its source is done, several at a time.
+    def _run(self, jobs: Jobs, unit: str) -> None:
+        """Do the job of every network once its source is done, several at a time.
 
         Args:
-            work: what a worker process does with a network.
-            configs: the networks, sources first.
-            units: how much of the progress bar each network is, by hash.
-            unit: what the bar counts: ``epoch``, of which a running network reports its share, or
-                ``network``.
+            jobs: what worker processes do.
+            unit: of the progress bar: ``network``, or ``epoch``, of which a running network reports
+                its share.
         """
-        names = {c.hash: c for c in configs}
-        waiting, running, suspects = dict(names), {}, set()
-        finished, failed = 0, {}
-        workers = min(self._processes, len(configs))
-        bar = tqdm(total=sum(units.values()), unit=unit, file=sys.stdout, ncols=88)
-        begin = partial(
-            ProcessPoolExecutor, workers, _context(), initializer=_begin_worker, initargs=(workers,)
-        )
-        pool = begin()
+        sizes = {config: config.epochs if unit == "epoch" else 1 for config in jobs}
+        workers = self.workers or (engine.cores() if self.torch_device.type == "cpu" else 1)
+        crew = Crew(jobs, workers)
+        bar = tqdm(total=sum(sizes.values()), unit=unit, file=sys.stdout, ncols=88)
         try:
-            while waiting or running:
-                for key, config in list(waiting.items()):
-                    source = config.source.hash if config.source else None
-                    alone = key in suspects and not running
-                    if source in failed:
-                        failed[key] = f"{config.name} needs {config.source.name}"
-                        del waiting[key]
-                    elif source in {*waiting, *running.values()}:
-                        continue
-                    elif alone if suspects else len(running) < workers:
-                        running[pool.submit(_attempt, work, waiting.pop(key))] = key
-                broken = False
-                for future in wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done:
-                    key, error = running.pop(future), future.exception()
-                    broken |= isinstance(error, BrokenProcessPool)
-                    if isinstance(error, BrokenProcessPool) and key not in suspects:
-                        suspects.add(key)
-                        waiting[key] = names[key]
-                        continue
-                    suspects.discard(key)
-                    finished += units[key]
-                    if error is not None:
-                        traceback.print_exception(error)
-                        failed[key] = f"{names[key].name}: {error}"
-                if broken:  # a worker was killed, for want of memory say, and took all with it:
-                    pool.shutdown(wait=False)  # each goes on, alone, to see whose it was
-                    pool = begin()
-                current = [names[key] for key in running.values()]
-                bar.n = finished
+            while crew.waiting or crew.running:
+                crew.begin()
+                crew.collect()
+                current = crew.running.values()
+                bar.n = sum(sizes[config] for config in crew.done)
                 if unit == "epoch":
                     bar.n += sum(self.store.epochs_done(config) for config in current)
                 bar.set_description(" + ".join(config.name for config in current))
-            pool.shutdown()
+            crew.pool.shutdown()
         except BaseException:  # an interrupt too: workers would otherwise train on
             for process in active_children():
                 process.terminate()
             raise
         finally:
             bar.close()
-        if failed:
-            reasons = "; ".join(failed.values())
-            raise RuntimeError(f"{len(failed)} of {len(configs)} networks failed: {reasons}")
+        if crew.failed:
+            reasons = "; ".join(crew.failed.values())
+            raise RuntimeError(f"{len(crew.failed)} of {len(jobs)} networks failed: {reasons}")
+
+
+class Crew:
+    """Worker processes, and how far the networks are that they work on.
+
+    Attributes:
+        waiting: networks that nobody has begun, sources first.
+        running: the network of every worker at work, by its future.
+        done: networks that were worked on, whether or not they failed.
+        failed: why a network failed.
+        suspects: networks that were under way when a worker died; each goes on alone.
+    """
+
+    def __init__(self, jobs: Jobs, workers: int) -> None:
+        self.jobs, self.workers = jobs, min(workers, len(jobs))
+        self.waiting, self.done = list(jobs), []
+        self.running, self.failed, self.suspects = {}, {}, set()
+        self.pool = self._new_pool()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self.workers, _context(), _begin_worker, (self.workers,))
+
+    def begin(self) -> None:
+        """Give work to idle workers; what started from a failed network fails with it."""
+        for config in list(self.waiting):
+            free = len(self.running) < self.workers
+            if self.suspects:
+                free = config in self.suspects and not self.running
+            if config.source in self.failed:
+                self.failed[config] = f"{config.name} needs {config.source.name}"
+                self.waiting.remove(config)
+            elif free and config.source not in (*self.waiting, *self.running.values()):
+                self.waiting.remove(config)
+                self.running[self.pool.submit(_attempt, self.jobs[config])] = config
+
+    def collect(self) -> None:
+        """Wait a while for a network; after a worker's death, say whose it was or find out."""
+        done = wait(self.running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done
+        errors = {self.running.pop(future): future.exception() for future in done}
+        died = [c for c, error in errors.items() if isinstance(error, BrokenProcessPool)]
+        again = [config for config in died if config not in self.suspects]
+        if died:  # a worker was killed, for want of memory say, and took all with it:
+            self.pool.shutdown(wait=False)  # each goes on, alone, to see whose it was
+            self.pool = self._new_pool()
+        self.waiting += again
+        self.suspects = (self.suspects - errors.keys()) | {*again}
+        self.done += [config for config in errors if config not in again]
+        for config, error in errors.items():
+            if error is not None and config not in again:
+                traceback.print_exception(error)
+                self.failed[config] = f"{config.name}: {error}"
 
 
 def weights(config: TrainingConfig) -> int:
@@ -321,10 +299,10 @@ def _context() -> BaseContext:
     return context
 
 
-def _attempt(work: Callable[[TrainingConfig], None], config: TrainingConfig) -> None:
-    """Do ``work``; where the device fails, which no later work here survives, the worker ends."""
+def _attempt(job: Callable[[], object]) -> None:
+    """Do a job; where the device fails, which no later work here survives, the worker ends."""
     try:
-        work(config)
+        job()
     except torch.AcceleratorError:
         traceback.print_exc()
         sys.stderr.flush()

@@ -12,8 +12,7 @@ from robust_transfer.claims import pages, verdicts
 from robust_transfer.davchev2019 import comparison, experiment, figures, tables
 from robust_transfer.davchev2019.claims import GROUPS, gather
 from robust_transfer.davchev2019.experiment import Network, Profile
-from robust_transfer.evaluation import budgets
-from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation, find
+from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
 from robust_transfer.myakala2022.claims import groups
 from robust_transfer.myakala2022.evidence import Gathered
 from robust_transfer.myakala2022.experiment import Cell, Study, cells
@@ -34,7 +33,7 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     networks = experiment.grid(profile)
     targets, how = experiment.rows(networks), experiment.evaluation(profile)
     found = [store.find(network.config) for network in networks]
-    evaluated = {network.id: find(store, network.config, how) for network in targets}
+    evaluated = {network.id: how.find(store, network.config) for network in targets}
     ours = tables.results(targets, list(evaluated.values()))
     further = [store.find(network.config) for network in experiment.again(profile)]
     runs = trainings(found + further)
@@ -86,12 +85,11 @@ def _card(network: Network, record: Record, evaluation: Evaluation | None) -> st
 
 def _training(network: Network, record: Record) -> dict[str, str]:
     """What a network is and how it came about."""
-    config, content = network.config, record.content
+    config, validation = network.config, record.validation
     source = config.source.name if config.source else ""
     scale = record.folder.parent
     line = f'<code>rt.load("{network.id}", profile="{scale.name}")</code>'
     kept = "" if (record.folder / WEIGHTS).exists() else ", published without weights"
-    validation = content["validation"]
     shares = [f"{percent(validation['natural'])} % without attack"]
     if validation["adversarial"] is not None:
         shares.append(f"{percent(validation['adversarial'])} % under its training attack")
@@ -103,7 +101,7 @@ def _training(network: Network, record: Record) -> dict[str, str]:
         "began as": f'<a href="#{source}">{source}</a>, with a new head' if source else "noise",
         "frozen": FROZEN[config.strategy],
         "trained against": describe_attack(config.attack),
-        "epochs": f"{config.epochs}, of which number {content['selected_epoch'] + 1} is kept",
+        "epochs": f"{config.epochs}, of which number {record.selected_epoch + 1} is kept",
         "validation": ", ".join(shares),
         "record": f"<code>{escape(folder_name(config))}</code>{kept}",
     } | ({"load it": line} if scale.parent == paths.PUBLISHED and not kept else {})
@@ -123,7 +121,7 @@ def _accuracies(evaluation: Evaluation) -> dict[str, str]:
 
 def _second(study: Study, table: list[Cell], store: Store) -> dict[str, verdicts.Judgement]:
     """The claims of paper B, judged by a study."""
-    measured = [[budgets.find(store, c, cell.budgets) for c in cell.configs] for cell in table]
+    measured = [[cell.budgets.find(store, c) for c in cell.configs] for cell in table]
     found = Gathered(study, table, measured)
     return verdicts.judge(found.evidence, groups(found))
 
@@ -159,7 +157,7 @@ def _scale(profile: Profile, store: Store) -> str:
     how = experiment.evaluation(profile)
 
     def evaluated(networks: list[Network]) -> dict[Network, Evaluation]:
-        found = {network: find(store, network.config, how) for network in networks}
+        found = {network: how.find(store, network.config) for network in networks}
         return {network: evaluation for network, evaluation in found.items() if evaluation}
 
     networks, further = experiment.grid(profile), experiment.again(profile)
@@ -206,12 +204,11 @@ def trainings(found: list[Record]) -> pd.DataFrame:
         A row per record, by the network's id.
     """
     rows, names = [], []
-    for content in (record.content for record in found):
-        names.append(content["config"]["name"])
-        row = {"seed": content["config"]["seed"], "minutes": content["seconds"] / 60}
-        row |= {"configuration": content["hash"]}
-        row |= {"weights, SHA-256": content["sha256"][WEIGHTS]}
-        of = content["provenance"]
+    for record in found:
+        names.append(record.config.name)
+        row = {"seed": record.config.seed, "minutes": record.seconds / 60}
+        row |= {"configuration": record.hash, "weights, SHA-256": record.checksum}
+        of = record.provenance
         rows.append(row | {name: of[name] for name in ("commit", "finished", "device")})
     return pd.DataFrame(rows, index=names)
 
@@ -233,8 +230,8 @@ def environments(found: list[Record]) -> pd.DataFrame:
     """Machines and versions that trained the networks, with what each of them did."""
     names = ("device", "threads", "python", "torch", "torchvision", "numpy")
     rows = [
-        {name: record.content["provenance"][name] for name in names}
-        | {"networks": 1, "minutes": record.content["seconds"] / 60}
+        {name: record.provenance[name] for name in names}
+        | {"networks": 1, "minutes": record.seconds / 60}
         for record in found
     ]
     table = pd.DataFrame(rows).groupby(list(names), as_index=False).sum()
@@ -247,7 +244,7 @@ def fingerprints(
     """Which images were used for what: their number, and the SHA-256 that identifies them."""
     table = {}
     for network, record in zip(networks, found, strict=True):
-        config, data = network.config, record.content["data"]
+        config, data = network.config, record.data
         sizes = {"training": config.train_size, "validation": config.validation_size}
         for part, size in sizes.items():
             row = {"data set": config.dataset, "part": part, "images": size, "SHA-256": data[part]}

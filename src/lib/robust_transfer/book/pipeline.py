@@ -16,7 +16,7 @@ from robust_transfer.book import pages
 from robust_transfer.book.notebook import INJECTED, assemble
 from robust_transfer.davchev2019 import experiment, figures, tables
 from robust_transfer.evaluation import budgets, layers
-from robust_transfer.evaluation.accuracies import Evaluation, find
+from robust_transfer.evaluation.accuracies import Evaluation
 from robust_transfer.files import write_sealed
 from robust_transfer.myakala2022 import repeats
 from robust_transfer.myakala2022.experiment import STUDY_TABLE, Study, cells
@@ -149,12 +149,12 @@ def publish(profile: experiment.Profile, store: Store) -> list[str]:
         _copy_evaluations(store, network.config, target)
     missing = [_named(network) for network in networks if there.find(network.config) is None]
     how, harder = experiment.evaluation(profile), experiment.stronger(profile)
-    evaluations = [find(there, network.config, how) for network in targets]
+    evaluations = [how.find(there, network.config) for network in targets]
     for network, evaluation in zip(targets, evaluations, strict=True):
         if evaluation is None:
             missing.append(f"evaluation of {_named(network)}")
     for network in experiment.to_attack_harder(targets):
-        if find(there, network.config, harder) is None:
+        if harder.find(there, network.config) is None:
             missing.append(f"stronger attack on {_named(network)}")
     if not missing:
         own = [(n, e) for n, e in zip(targets, evaluations, strict=True) if not n.further]
@@ -190,7 +190,7 @@ def publish_study(study: Study, store: Store) -> list[str]:
     measured: list[list[budgets.Budgets]] = [[] for _ in table]
     for cell, repeated in zip(table, measured, strict=True):
         for config in cell.configs:
-            found = budgets.find(store, config, cell.budgets)
+            found = cell.budgets.find(store, config)
             if found is None:
                 missing.append(f"{config.name}, seed {config.seed}")
                 continue
@@ -199,7 +199,7 @@ def publish_study(study: Study, store: Store) -> list[str]:
             _copy(sources, target, weights=True)
             _copy([own], target, weights=False)
             folder = target / folder_name(config)
-            write_sealed(folder / budgets.file_name(cell.budgets), found.content)
+            write_sealed(folder / cell.budgets.file_name, found.content)
             if (content := store.read_beside(config, layers.NAME, {})) is not None:
                 write_sealed(folder / layers.NAME, content)
     if not missing:
@@ -219,6 +219,6 @@ def _copy(found: list[Record], target: Path, weights: bool) -> None:
             continue
         folder = target / record.folder.name
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (RECORD, *record.content["sha256"]):
+        for name in (RECORD, *record.sha256):
             if weights or name != WEIGHTS:
                 shutil.copyfile(record.folder / name, folder / name)

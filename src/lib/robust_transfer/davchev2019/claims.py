@@ -19,7 +19,6 @@ from robust_transfer.claims.rules import (
 )
 from robust_transfer.davchev2019 import checks, experiment, tables
 from robust_transfer.davchev2019.experiment import Profile, grid, rows
-from robust_transfer.evaluation import accuracies
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
 from robust_transfer.networks.transfer import STRATEGIES
 from robust_transfer.records.store import Store
@@ -34,7 +33,7 @@ def gather(profile: Profile, store: Store) -> evidence.Evidence:
     rows, how = experiment.rows(experiment.grid(profile)), experiment.evaluation(profile)
     found: dict[str, dict[int, Evaluation]] = {}
     for network in rows + experiment.rows(experiment.again(profile)):
-        outcome = accuracies.find(store, network.config, how)
+        outcome = how.find(store, network.config)
         if outcome is None:
             seed = network.config.seed
             raise FileNotFoundError(f"{network.id}, seed {seed}: no evaluation in {store.root}")

@@ -159,7 +159,7 @@ def headline(
         "n_test": profile.test_size,
         "seeds": len(named["pgd-pgd-all"]),
         "networks": len(found),
-        "minutes_total": sum(record.content["seconds"] for record in found) / 60,
+        "minutes_total": sum(record.seconds for record in found) / 60,
         "profile": profile.profile,
         "data_line": tables.provenance(
             profile, found, [e for repeats in named.values() for e in repeats]

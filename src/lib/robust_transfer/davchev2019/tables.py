@@ -19,17 +19,17 @@ def trainings(networks: list[Network], found: list[Record]) -> pd.DataFrame:
     """What was trained and how it went, a row per network, from the run records."""
     table = []
     for network, record in zip(networks, found, strict=True):
-        config, validation = network.config, record.content["validation"]
+        config, validation = network.config, record.validation
         table.append(
             {
                 "network": network.label,
                 "data": config.dataset,
                 "inner attack": describe_attack(config.attack),
                 "epochs": config.epochs,
-                "selected": record.content["selected_epoch"] + 1,
+                "selected": record.selected_epoch + 1,
                 "natural": percent(validation["natural"]),
                 "adversarial": percent(validation["adversarial"]),
-                "minutes": f"{record.content['seconds'] / 60:.1f}",
+                "minutes": f"{record.seconds / 60:.1f}",
             }
         )
     return pd.DataFrame(table).set_index("network")
@@ -171,10 +171,10 @@ def doubts(networks: list[Network], evaluations: list[Evaluation]) -> pd.DataFra
 
 def provenance(profile: Profile, found: list[Record], evaluations: list[Evaluation]) -> str:
     """One sentence on scale, data, seeds and hardware of a table."""
-    devices = {record.content["provenance"]["device"] for record in found}
-    versions = {record.content["provenance"]["torch"] for record in found}
+    devices = {record.provenance["device"] for record in found}
+    versions = {record.provenance["torch"] for record in found}
     sizes = {evaluation.content["n"] for evaluation in evaluations}
-    minutes = sum(record.content["seconds"] for record in found) / 60
+    minutes = sum(record.seconds for record in found) / 60
     return (
         f"Profile {profile.profile}: {profile.network}, {profile.source_dataset} to "
         f"{profile.target_dataset} with {profile.train_size:,} training images each, "

@@ -1,38 +1,34 @@
 """Natural, black-box and white-box accuracy of a network, with intervals and per-image outcomes."""
 
-import base64
-import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import pandas as pd
+import safetensors.numpy
 import safetensors.torch
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from robust_transfer.attacks import PGD, Attack, ThreatModel, fgsm, in_mode
-from robust_transfer.config import Config
 from robust_transfer.data.images import Images
 from robust_transfer.evaluation import intervals
+from robust_transfer.evaluation.measurement import BATCH, MeasurementConfig, joined, test_images
+from robust_transfer.evaluation.packing import pack_bits, unpack_bits
 from robust_transfer.files import lock, sha256, write_atomically, write_sealed
-from robust_transfer.records.provenance import provenance, seconds_since
-from robust_transfer.records.store import WEIGHTS, Store
+from robust_transfer.records.store import Store
 from robust_transfer.training.engine import folded
-from robust_transfer.training.loop import TrainingConfig, load_split
+from robust_transfer.training.loop import TrainingConfig
 
 COLUMNS = ("natural", "bb_fgsm", "bb_pgd", "wb_fgsm", "wb_pgd")
 """The accuracies of Table 1: without attack, under black-box and under white-box attacks."""
-BATCH = {"cpu": 250, "cuda": 2500}
-"""Images at once, by kind of device: what stays in the caches of one, and fills the other."""
 SURROGATE_BATCH = 250
 """Images at once through the surrogate, by reckoning 3.5 GB of a DenseNet-121's activations."""
 
 
-class EvaluationConfig(Config):
-    """What is measured on a network; the network and its seed are named beside it.
+class EvaluationConfig(MeasurementConfig):
+    """Which accuracies are measured on a network.
 
     Attributes:
         surrogate: the network on which black-box examples are made.
@@ -40,6 +36,8 @@ class EvaluationConfig(Config):
         threat_model: budget of all four attacks.
         steps, step_size: of PGD.
     """
+
+    kind: ClassVar = "evaluation"
 
     surrogate: TrainingConfig
     test_size: int = Field(10_000, ge=1)
@@ -58,6 +56,49 @@ class EvaluationConfig(Config):
         """The attacks by name, without random start, against true labels (protocol §6)."""
         pgd = PGD(threat_model=self.threat_model, steps=self.steps, step_size=self.step_size)
         return {"fgsm": fgsm(self.threat_model), "pgd": pgd}
+
+    @property
+    def task(self) -> TrainingConfig:
+        """The surrogate, on whose data set all is measured."""
+        return self.surrogate
+
+    def networks(self, network: TrainingConfig) -> dict[str, TrainingConfig]:
+        """The network and the surrogate."""
+        return {"weights": network, "surrogate": self.surrogate}
+
+    def prepare(self, store: Store, data_dir: str, device: torch.device) -> dict[str, Tensor]:
+        """Adversarial images of the surrogate, made once per store and kept beside its record.
+
+        They are made anew for other weights of the surrogate, or other test images.
+
+        Returns:
+            float ``(N, 3, H, W)`` in [0, 1] on the CPU, by the attack's name.
+        """
+        images = test_images(self, data_dir)
+        weights = store.require(self.surrogate).checksum
+        folder = store.folder(self.surrogate)
+        path = folder / f"examples-{self.hash}-{weights[:16]}.safetensors"
+        with lock(folder):
+            sealed = store.read_sealed(path.with_suffix(".json"))
+            if not path.exists() or sealed != {"data": images.fingerprint, "sha256": sha256(path)}:
+                model = store.model(self.surrogate, device)
+                made = [
+                    {name: attack(model, *batch).cpu() for name, attack in self.attacks.items()}
+                    for batch in images.to(device).batches(SURROGATE_BATCH)
+                ]
+                write_atomically(path, safetensors.numpy.save(joined(made)))
+                sealed = {"data": images.fingerprint, "sha256": sha256(path)}
+                write_sealed(path.with_suffix(".json"), sealed)
+        return safetensors.torch.load_file(path)
+
+    def _measure(self, model: nn.Module, images: Images, prepared: dict[str, Tensor]) -> dict:
+        right = outcomes(model, images, self.attacks, prepared)
+        shares = {column: float(right[column].mean()) for column in COLUMNS}
+        return {"accuracies": shares, "outcomes": {k: pack_bits(right[k]) for k in COLUMNS}}
+
+    def _result(self, content: dict) -> "Evaluation":
+        packed = content["outcomes"]
+        return Evaluation({k: unpack_bits(v, content["n"]) for k, v in packed.items()}, content)
 
 
 @dataclass(frozen=True)
@@ -83,10 +124,7 @@ class Evaluation:
 
 
 def outcomes(
-    model: nn.Module,
-    images: Images,
-    attacks: dict[str, Attack],
-    black_box: dict[str, Tensor],
+    model: nn.Module, images: Images, attacks: dict[str, Attack], black_box: dict[str, Tensor]
 ) -> dict[str, np.ndarray]:
     """Attack a network in eval mode and fp32, and say which images it got right.
 
@@ -99,7 +137,7 @@ def outcomes(
     Returns:
         bool ``(N,)`` for ``natural`` and for ``wb_…`` and ``bb_…`` of every attack.
     """
-    correct: dict[str, list[Tensor]] = {}
+    correct = []
     size = BATCH[images.labels.device.type]
     ready = {name: adversarial.split(size) for name, adversarial in black_box.items()}
     with in_mode(model, "eval"), torch.no_grad():
@@ -109,9 +147,8 @@ def outcomes(
             shown |= {f"bb_{name}": parts[index].to(batch) for name, parts in ready.items()}
             for name, attack in attacks.items():
                 shown[f"wb_{name}"] = attack(target, batch, labels)
-            for column, seen in shown.items():
-                correct.setdefault(column, []).append(model(seen).argmax(1) == labels)
-    return {column: torch.cat(parts).cpu().numpy() for column, parts in correct.items()}
+            correct.append({k: model(seen).argmax(1) == labels for k, seen in shown.items()})
+    return joined(correct)
 
 
 def sweep(
@@ -128,130 +165,9 @@ def sweep(
         Accuracies in [0, 1]: a row per strength, a column per label.
     """
     named = {str(strength): attack for strength, attack in attacks.items()}
-    table = {}
-    for label, model in models.items():
-        hits = outcomes(model, images, named, {})
-        table[label] = [hits[f"wb_{strength}"].mean() for strength in named]
+    hits = {label: outcomes(model, images, named, {}) for label, model in models.items()}
+    table = {k: [right[f"wb_{name}"].mean() for name in named] for k, right in hits.items()}
     return pd.DataFrame(table, index=pd.Index(attacks))
-
-
-def black_box_examples(
-    store: Store, config: EvaluationConfig, data_dir: str, device: torch.device
-) -> dict[str, Tensor]:
-    """Adversarial images of the surrogate, made once per store and kept beside its record.
-
-    They are made anew for other weights of the surrogate, or other test images.
-    """
-    images = test_images(config, data_dir)
-    weights = weights_of(store, config.surrogate)
-    folder = store.folder(config.surrogate)
-    path = folder / f"examples-{config.hash}-{weights[:16]}.safetensors"
-    seal = path.with_suffix(".json")
-    with lock(folder):
-        sealed = {"data": images.fingerprint}
-        if path.exists():
-            sealed["sha256"] = sha256(path)
-        if not path.exists() or store.read_sealed(seal) != sealed:
-            model = store.model(config.surrogate, device)
-            made: dict[str, list[Tensor]] = {name: [] for name in config.attacks}
-            for batch, labels in images.to(device).batches(SURROGATE_BATCH):
-                for name, attack in config.attacks.items():
-                    made[name].append(attack(model, batch, labels).cpu().contiguous())
-            tensors = {name: torch.cat(parts) for name, parts in made.items()}
-            write_atomically(path, safetensors.torch.save(tensors))
-            write_sealed(seal, sealed | {"sha256": sha256(path)})
-    return safetensors.torch.load_file(path)
-
-
-def weights_of(store: Store, network: TrainingConfig) -> str:
-    """Checksum of a finished network's published weights.
-
-    Raises:
-        FileNotFoundError: the network has no record yet.
-    """
-    if (record := store.find(network)) is None:
-        raise FileNotFoundError(f"{store.folder(network)}: no finished record of {network.name}")
-    return record.content["sha256"][WEIGHTS]
-
-
-def get_or_evaluate(
-    store: Store,
-    network: TrainingConfig,
-    config: EvaluationConfig,
-    data_dir: str,
-    device: torch.device,
-) -> Evaluation:
-    """Return the stored evaluation of a finished network, or make and store it.
-
-    Raises:
-        FileNotFoundError: no record of the network or the surrogate with weights, or no images.
-        ValueError: network and surrogate were trained on different images.
-    """
-    if (found := find(store, network, config)) is not None:
-        return found
-    for name in ("dataset", "image_size"):
-        if (own := getattr(network, name)) != (asked := getattr(config.surrogate, name)):
-            raise ValueError(f"{name} = {own!r} of {network.name}: the surrogate has {asked!r}")
-    images = test_images(config, data_dir)
-    black_box = black_box_examples(store, config, data_dir, device)
-    started = time.perf_counter()
-    model = store.model(network, device)
-    measured = outcomes(model, images.to(device), config.attacks, black_box)
-    content = {
-        "config": config.model_dump(mode="json"),
-        "network": network.hash,
-        "weights": weights_of(store, network),
-        "surrogate": weights_of(store, config.surrogate),
-        "n": len(images),
-        "accuracies": {column: float(measured[column].mean()) for column in COLUMNS},
-        "outcomes": {column: pack(measured[column]) for column in COLUMNS},
-        "data": images.fingerprint,
-        "seconds": seconds_since(started),
-        "provenance": provenance(device),
-    }
-    write_sealed(store.folder(network) / _name(config), content)
-    return Evaluation(measured, content)
-
-
-def find(store: Store, network: TrainingConfig, config: EvaluationConfig) -> Evaluation | None:
-    """The stored evaluation of the published weights of network and surrogate, or None."""
-    found = store.find(network), store.find(config.surrogate)
-    if None in found:
-        return None
-    weights, surrogate = (record.content["sha256"][WEIGHTS] for record in found)
-    expected = {"weights": weights, "surrogate": surrogate}
-    content = store.read_beside(network, _name(config), expected)
-    if content is None:
-        return None
-    packed = content["outcomes"]
-    return Evaluation({k: unpack(v, content["n"]) for k, v in packed.items()}, content)
-
-
-def same_images(evaluations: Iterable[Evaluation]) -> None:
-    """Raise ValueError unless all were made on the same test images, so that they can be paired."""
-    found = {evaluation.content["data"] for evaluation in evaluations}
-    if len(found) > 1:
-        sets = ", ".join(sorted(digest[:12] for digest in found))
-        raise ValueError(
-            f"evaluations are of different test images, with fingerprints {sets}; "
-            "published_dir = '' makes all of them on yours"
-        )
-
-
-def test_images(config: EvaluationConfig, data_dir: str) -> Images:
-    """The test images of an evaluation: those of the surrogate's data set."""
-    return load_split(config.surrogate, "test", config.test_size, data_dir)
-
-
-def pack(hits: np.ndarray) -> str:
-    """bool ``(N,)`` → one bit an image, base64."""
-    return base64.b64encode(np.packbits(hits)).decode()
-
-
-def unpack(packed: str, count: int) -> np.ndarray:
-    """Inverse of ``pack``: bool ``(count,)``."""
-    bits = np.frombuffer(base64.b64decode(packed), dtype=np.uint8)
-    return np.unpackbits(bits, count=count).astype(bool)
 
 
 def doubts(evaluation: Evaluation, margin: float = 0.01) -> list[str]:
@@ -272,10 +188,6 @@ def doubts(evaluation: Evaluation, margin: float = 0.01) -> list[str]:
         "FGSM images are classified better than clean ones": score["wb_fgsm"] - score["natural"],
     }
     return [f"{text} by {100 * gap:.1f} points" for text, gap in checks.items() if gap > margin]
-
-
-def _name(config: EvaluationConfig) -> str:
-    return f"evaluation-{config.hash}.json"
 
 
 def spread(named: dict[str, tuple[Evaluation, ...]], column: str) -> intervals.Spread | None:

@@ -1,9 +1,7 @@
 """Accuracy of a network over budgets of growing size, and its smallest perturbations (paper B)."""
 
-import base64
-import time
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -13,16 +11,12 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
 from robust_transfer.attacks import PGD, ThreatModel, deepfool, fgsm, in_mode
-from robust_transfer.config import Config
 from robust_transfer.data.images import Images
 from robust_transfer.data.registry import DATASETS, DataSetName
-from robust_transfer.evaluation.accuracies import BATCH, weights_of
 from robust_transfer.evaluation.intervals import wilson
-from robust_transfer.files import write_sealed
-from robust_transfer.records.provenance import provenance, seconds_since
-from robust_transfer.records.store import WEIGHTS, Store
+from robust_transfer.evaluation.measurement import BATCH, MeasurementConfig, joined
+from robust_transfer.evaluation.packing import pack_array, unpack_array
 from robust_transfer.training import engine
-from robust_transfer.training.loop import TrainingConfig, load_split
 
 Condition = tuple[str, float]
 """What images went through: ``natural`` (0.0), or ``fgsm`` or ``pgd`` with its epsilon."""
@@ -33,8 +27,8 @@ EPSILONS = (1 / 255, 2 / 255, 0.01, 4 / 255, 0.03, 8 / 255, 0.05, 0.07, 0.09)
 """The customary budgets, and paper B's "0.01 to 0.1 in steps of 0.02" (§III.D)."""
 
 
-class BudgetConfig(Config):
-    """What is measured on a network.
+class BudgetConfig(MeasurementConfig):
+    """At which budgets a network is attacked.
 
     Attributes:
         dataset, image_size: those that the network was trained on.
@@ -44,6 +38,8 @@ class BudgetConfig(Config):
         step_ratio: length of a step of PGD as a share of epsilon.
         deepfool_images: how many of the test images DeepFool attacks; 0 leaves it out.
     """
+
+    kind: ClassVar = "budgets"
 
     dataset: DataSetName = "cifar10"
     image_size: int = Field(0, ge=0)
@@ -60,16 +56,11 @@ class BudgetConfig(Config):
 
     @model_validator(mode="after")
     def _enough_images(self) -> Self:
+        asked = f"deepfool_images = {self.deepfool_images}: allowed is 0"
         if self.deepfool_images > self.test_size:
-            raise ValueError(
-                f"deepfool_images = {self.deepfool_images}: allowed is 0 to test_size, "
-                f"{self.test_size}"
-            )
+            raise ValueError(f"{asked} to test_size, {self.test_size}")
         if self.deepfool_images and DATASETS[self.dataset].multi_label:
-            raise ValueError(
-                f"deepfool_images = {self.deepfool_images}: allowed is 0, {self.dataset} has "
-                "independent labels"
-            )
+            raise ValueError(f"{asked}, {self.dataset} has independent labels")
         return self
 
     @property
@@ -78,11 +69,21 @@ class BudgetConfig(Config):
         table: dict[Condition, PGD] = {}
         for epsilon in self.epsilons:
             threat_model, step_size = ThreatModel(epsilon=epsilon), self.step_ratio * epsilon
-            table["fgsm", epsilon] = fgsm(threat_model)
-            table["pgd", epsilon] = PGD(
-                threat_model=threat_model, steps=self.steps, step_size=step_size
-            )
+            pgd = PGD(threat_model=threat_model, steps=self.steps, step_size=step_size)
+            table |= {("fgsm", epsilon): fgsm(threat_model), ("pgd", epsilon): pgd}
         return table
+
+    def _measure(self, model: nn.Module, images: Images, prepared: dict[str, Tensor]) -> dict:
+        outputs, distances = measure(model, images, self)
+        labels = small(images.labels, DATASETS[self.dataset].classes).cpu().numpy()
+        answers = [{"attack": a, "epsilon": e} | pack_array(o) for (a, e), o in outputs.items()]
+        sizes = {norm: pack_array(found) for norm, found in distances.items()}
+        return {"labels": pack_array(labels), "outputs": answers, "deepfool": sizes}
+
+    def _result(self, content: dict) -> "Budgets":
+        outputs = {(row["attack"], row["epsilon"]): unpack_array(row) for row in content["outputs"]}
+        sizes = {norm: unpack_array(found) for norm, found in content["deepfool"].items()}
+        return Budgets(self.dataset, unpack_array(content["labels"]), outputs, sizes, content)
 
 
 @dataclass(frozen=True)
@@ -205,22 +206,19 @@ def measure(
     Returns:
         ``outputs`` and ``deepfool`` of ``Budgets``.
     """
-    outputs: dict[Condition, list[Tensor]] = {}
-    distances: dict[str, list[Tensor]] = {}
-    left = config.deepfool_images
+    outputs, distances, left = [], [], config.deepfool_images
     size = engine.batch_size(BATCH[images.pixels.device.type], model, images.pixels)
     with in_mode(model, "eval"), torch.no_grad():
         target = engine.folded(model)  # the attacks'; answers are asked of the network itself
         for batch, labels in images.batches(size):
-            outputs.setdefault(NATURAL, []).append(kept(model(batch), labels))
+            outputs.append({NATURAL: kept(model(batch), labels)})
             for condition, attack in config.attacks.items():
                 seen = attack(target, batch, labels)
-                outputs.setdefault(condition, []).append(kept(model(seen), labels))
-            for norm in NORMS if left else ():
-                found = deepfool(target, batch[:left], labels[:left], norm)
-                distances.setdefault(norm, []).append(found)
+                outputs[-1][condition] = kept(model(seen), labels)
+            attacked = batch[:left], labels[:left]
+            distances.append({n: deepfool(target, *attacked, n) for n in NORMS if left})
             left -= min(left, len(batch))
-    return _joined(outputs), _joined(distances)
+    return joined(outputs), joined(distances)
 
 
 def kept(logits: Tensor, labels: Tensor) -> Tensor:
@@ -235,84 +233,3 @@ def kept(logits: Tensor, labels: Tensor) -> Tensor:
 def small(labels: Tensor, classes: int) -> Tensor:
     """Labels in one byte each, of more than 256 classes in two."""
     return labels.byte() if classes <= 256 else labels.short()
-
-
-def _joined(parts: dict) -> dict:
-    return {key: torch.cat(tensors).cpu().numpy() for key, tensors in parts.items()}
-
-
-def get_or_measure(
-    store: Store,
-    network: TrainingConfig,
-    config: BudgetConfig,
-    data_dir: str,
-    device: torch.device,
-) -> Budgets:
-    """Return the stored measurements of a finished network, or make and store them.
-
-    Raises:
-        FileNotFoundError: the network has no record yet, or there are no images at ``data_dir``.
-        ValueError: the network was trained on other images.
-    """
-    if (found := find(store, network, config)) is not None:
-        return found
-    weights = weights_of(store, network)
-    for name in ("dataset", "image_size"):
-        if (asked := getattr(config, name)) != (trained := getattr(network, name)):
-            raise ValueError(f"{name} = {asked!r}: {network.name} was trained on {trained!r}")
-    images = load_split(config, "test", config.test_size, data_dir)
-    started = time.perf_counter()
-    outputs, distances = measure(store.model(network, device), images.to(device), config)
-    content = {
-        "config": config.model_dump(mode="json"),
-        "network": network.hash,
-        "weights": weights,
-        "n": len(images),
-        "labels": pack(small(images.labels, DATASETS[config.dataset].classes).numpy()),
-        "outputs": [
-            {"attack": attack, "epsilon": epsilon} | pack(output)
-            for (attack, epsilon), output in outputs.items()
-        ],
-        "deepfool": {norm: pack(sizes) for norm, sizes in distances.items()},
-        "data": images.fingerprint,
-        "seconds": seconds_since(started),
-        "provenance": provenance(device),
-    }
-    write_sealed(store.folder(network) / file_name(config), content)
-    return _read(content)
-
-
-def find(store: Store, network: TrainingConfig, config: BudgetConfig) -> Budgets | None:
-    """The stored measurements of a network's published weights, or None."""
-    if (record := store.find(network)) is None:
-        return None
-    expected = {"weights": record.content["sha256"][WEIGHTS]}
-    content = store.read_beside(network, file_name(config), expected)
-    return None if content is None else _read(content)
-
-
-def _read(content: dict) -> Budgets:
-    return Budgets(
-        dataset=content["config"]["dataset"],
-        labels=unpack(content["labels"]),
-        outputs={(row["attack"], row["epsilon"]): unpack(row) for row in content["outputs"]},
-        deepfool={norm: unpack(packed) for norm, packed in content["deepfool"].items()},
-        content=content,
-    )
-
-
-def pack(array: np.ndarray) -> dict:
-    """An array for JSON: type, shape and its bytes in base64."""
-    encoded = base64.b64encode(array.tobytes()).decode()
-    return {"dtype": array.dtype.str, "shape": list(array.shape), "base64": encoded}
-
-
-def unpack(packed: dict) -> np.ndarray:
-    """Inverse of ``pack``."""
-    flat = np.frombuffer(base64.b64decode(packed["base64"]), np.dtype(packed["dtype"]))
-    return flat.reshape(packed["shape"])
-
-
-def file_name(config: BudgetConfig) -> str:
-    """Name of the file beside a network's record that holds these measurements."""
-    return f"budgets-{config.hash}.json"

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from robust_transfer.attacks import image_batch, in_mode, loss_of
-from robust_transfer.evaluation.accuracies import weights_of
-from robust_transfer.files import write_sealed
-from robust_transfer.records.provenance import provenance
 from robust_transfer.records.store import Store, merged
 from robust_transfer.training.loop import TrainingConfig, initial_model, load_data
+
+IMAGES = 256
+"""Training images on which the gradient is taken."""
+NAME = "flow.json"
+"""File beside a network's record that holds what was measured."""
 
 
 def gradient_flow(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
@@ -44,17 +46,17 @@ def gradient_flow(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str,
     with in_mode(model, "eval"), torch.enable_grad():
         loss = loss_of(functional_call(model, weights, (images,)), labels, "mean")
     gradients = torch.autograd.grad(loss, list(weights.values()))
-    pulled = dict(zip(weights, gradients, strict=True))
+    return _relative(dict(zip(weights, gradients, strict=True)), weights)
+
+
+def _relative(changes: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, float]:
+    """Length of what changes each part's weights, as a share of their own."""
 
     def norm(tensors: dict[str, Tensor], part: str) -> Tensor:
         return nn.utils.get_total_norm(v for k, v in tensors.items() if k.split(".")[0] == part)
 
     parts = dict.fromkeys(name.split(".")[0] for name in weights)
-    return {part: (norm(pulled, part) / norm(weights, part)).item() for part in parts}
-
-
-IMAGES = 256
-"""Training images on which the gradient is taken."""
+    return {part: (norm(changes, part) / norm(weights, part)).item() for part in parts}
 
 
 def get_or_measure(
@@ -75,9 +77,10 @@ def get_or_measure(
     Raises:
         FileNotFoundError: no weights of network or source, or no images.
     """
-    weights = weights_of(store, network)
-    expected = {"source": store.find(network).content["source"], "weights": weights}
-    if (content := store.read_beside(network, NAME, expected)) is None:
+    record = store.require(network)
+    expected = {"source": record.source, "weights": record.checksum}
+
+    def compute() -> dict:
         state = store.state(network)
         *source, _ = store.lineage(network, weights=True)
         begin = initial_model(network, merged(source) if source else None)
@@ -85,20 +88,8 @@ def get_or_measure(
         images, _ = load_data(network, data_dir)
         pixels, labels = next(images.first(IMAGES).to(device).batches(IMAGES))
         flow = gradient_flow(begin.to(device), pixels, labels)
-        content = expected | {
-            "gradient": flow,
-            "moved": {part: _moved(before, state, part) for part in flow},
-            "provenance": provenance(device),
-        }
-        write_sealed(store.folder(network) / NAME, content)
+        moves = {name: state[name] - start for name, start in before.items()}
+        return expected | {"gradient": flow, "moved": _relative(moves, before)}
+
+    content = store.get_or_compute(network, NAME, expected, compute, device)
     return pd.DataFrame({name: content[name] for name in ("gradient", "moved")})
-
-
-NAME = "flow.json"
-
-
-def _moved(before: dict[str, Tensor], after: dict[str, Tensor], part: str) -> float:
-    names = [name for name in before if name.split(".")[0] == part]
-    ends = (torch.cat([state[name].flatten() for name in names]) for state in (before, after))
-    start, end = ends
-    return ((end - start).norm() / start.norm()).item()

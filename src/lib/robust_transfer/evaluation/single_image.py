@@ -85,10 +85,8 @@ def loss_surface(
     with in_mode(model, "eval"):
         along = input_gradient(model, image, label).sign()
         shifted = image + offsets.view(-1, 1, 1, 1) * along  # (points, 3, H, W)
-        rows = []
         with torch.no_grad():
-            for offset in offsets:
-                rows.append(model(shifted + offset * across))
+            rows = [model(shifted + offset * across) for offset in offsets]
     logits = torch.stack(rows).cpu()  # (points, points, classes)
     truth = label.cpu().expand(points, points)
     loss = F.cross_entropy(logits.movedim(2, 1), truth, reduction="none")

@@ -41,8 +41,8 @@ def provenance(
     study: Study, measured: Sequence[Sequence[Budgets]], records: Sequence[Record]
 ) -> str:
     """One sentence on scale, seeds, sources and hardware."""
-    devices = {record.content["provenance"]["device"] for record in records}
-    minutes = sum(record.content["seconds"] for record in records) / 60
+    devices = {record.provenance["device"] for record in records}
+    minutes = sum(record.seconds for record in records) / 60
     minutes += sum(b.content["seconds"] for repeated in measured for b in repeated) / 60
     start = "published ImageNet weights" if study.pretrained else "networks trained here"
     tasks = f"{len(study.tasks)} task" + "s" * (len(study.tasks) > 1)

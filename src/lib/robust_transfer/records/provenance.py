@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-import time
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -20,9 +19,7 @@ def provenance(device: torch.device) -> dict:
         "device": name,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": numpy.__version__,
+        **{module.__name__: module.__version__ for module in (torch, torchvision, numpy)},
         "commit": commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -49,8 +46,3 @@ def _processor() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"CPU, {names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
-def seconds_since(started: float) -> float:
-    """Wall-clock seconds since ``time.perf_counter()`` gave ``started``."""
-    return round(time.perf_counter() - started, 3)

@@ -6,52 +6,56 @@ evaluation over budgets. Transfers store only what differs from their source, so
 kept once.
 """
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import safetensors.torch
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
+from robust_transfer import files
 from robust_transfer.data.registry import DATASETS
-from robust_transfer.files import (
-    _seal,
-    lock,
-    pass_over,
-    set_aside,
-    sha256,
-    write_atomically,
-    write_sealed,
-)
 from robust_transfer.networks.registry import build
 from robust_transfer.records.provenance import provenance
 from robust_transfer.training import engine
 from robust_transfer.training.checkpoints import epochs_done, threads
 from robust_transfer.training.loop import TrainingConfig, load_data, train
 
-
-def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Round a state to what is stored: matrices and kernels in fp16, the rest as it is.
-
-    Every published number is of these rounded weights. Batch-norm statistics stay in fp32.
-    """
-    large = {k for k, v in state.items() if v.is_floating_point() and v.ndim > 1}
-    return {k: (v.half() if k in large else v).contiguous() for k, v in state.items()}
-
-
 RECORD, HISTORY, WEIGHTS = "record.json", "history.csv", "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 
 
-@dataclass(frozen=True)
-class Record:
-    """A finished training: its folder and what ``record.json`` says."""
+class Record(BaseModel, frozen=True):
+    """A finished training: what ``record.json`` says, and the folder that it lies in.
 
-    folder: Path
-    content: dict
+    Attributes:
+        hash, config: of the network.
+        selected_epoch: the epoch whose weights are kept, from 0.
+        validation: accuracies in it, in [0, 1]: ``natural``, and ``adversarial`` or None.
+        seconds: of all epochs.
+        data: fingerprints of the ``training`` and the ``validation`` images.
+        source: checksum of the weights that the training began with; None for noise.
+        sha256: of the files beside, by name.
+        provenance: see ``records.provenance``.
+    """
+
+    hash: str
+    config: TrainingConfig
+    selected_epoch: int
+    validation: dict[str, float | None]
+    seconds: float
+    data: dict[str, str]
+    source: str | None
+    sha256: dict[str, str]
+    provenance: dict[str, str | int]
+    folder: Path = Field(exclude=True)
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the published weights, whether or not they were published too."""
+        return self.sha256[WEIGHTS]
 
     @property
     def history(self) -> pd.DataFrame:
@@ -84,61 +88,70 @@ class Store:
         """
         return next(self._find(config, weights), None)
 
+    def require(self, config: TrainingConfig) -> Record:
+        """The finished record of ``config``.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if (record := self.find(config)) is None:
+            raise FileNotFoundError(f"{self.folder(config)}: no finished record of {config.name}")
+        return record
+
     def lineage(self, config: TrainingConfig, weights: bool = False) -> list[Record]:
         """The finished record of ``config`` after those of what it was trained from; or []."""
         record = self.find(config, weights)
-        return self._lineage(config, record, weights) if record else []
-
-    def _lineage(self, config: TrainingConfig, record: Record, weights: bool) -> list[Record]:
-        if config.source is None:
-            return [record]
-        source = self._source(config, record.content, weights)
-        return [*self._lineage(config.source, source, weights), record]
+        found = [record] if record else []
+        while found and found[0].config.source is not None:
+            found.insert(0, self._source(found[0], weights))
+        return found
 
     def _find(self, config: TrainingConfig, weights: bool) -> Iterator[Record]:
-        for layer in self.layers:
-            folder = layer / folder_name(config)
+        for folder in self._folders(config):
             content = self.read_sealed(folder / RECORD)
             if content is None or (weights and not (folder / WEIGHTS).exists()):
                 continue
-            if not self._whole(folder, content, config):
-                continue
-            if config.source is None or self._source(config, content, weights) is not None:
-                yield Record(folder, content)
+            record = Record(folder=folder, **content)
+            if flaw := self._flaw(record, config):
+                self._reject(*flaw)
+            elif config.source is None or self._source(record, weights) is not None:
+                yield record
 
-    def _source(self, config: TrainingConfig, content: dict, weights: bool) -> Record | None:
+    def _folders(self, config: TrainingConfig) -> list[Path]:
+        return [layer / folder_name(config) for layer in self.layers]
+
+    def _source(self, record: Record, weights: bool) -> Record | None:
         """The source that a transfer's record names; one trained anew may lie above it."""
-        sources = self._find(config.source, weights)
-        return next((s for s in sources if s.content["sha256"][WEIGHTS] == content["source"]), None)
+        sources = self._find(record.config.source, weights)
+        return next((source for source in sources if source.checksum == record.source), None)
 
-    def _whole(self, folder: Path, content: dict, config: TrainingConfig) -> bool:
-        if TrainingConfig(**content["config"]) != config:
-            self._reject(folder / RECORD, "its configuration is another one")
-            return False
-        for name, checksum in content["sha256"].items():
-            path = folder / name
-            if name == WEIGHTS and not path.exists() and not path.is_relative_to(self.root):
-                continue  # published for its numbers alone
-            if not path.exists():
-                self._reject(folder / RECORD, f"{name} is missing")
-                return False
-            if sha256(path) != checksum:
-                self._reject(path, "its checksum is not the one in the record")
-                return False
-        return True
+    def _flaw(self, record: Record, config: TrainingConfig) -> tuple[Path, str] | None:
+        """Which file of a record is not as it should be, and why; None if all are."""
+        if record.config != config:
+            return record.folder / RECORD, "its configuration is another one"
+        for name, checksum in record.sha256.items():
+            path = record.folder / name
+            if path.exists():
+                if files.sha256(path) != checksum:
+                    return path, "its checksum is not the one in the record"
+            elif name != WEIGHTS or path.is_relative_to(self.root):  # others may be left out
+                return record.folder / RECORD, f"{name} is missing"
+        return None
 
     def read_sealed(self, path: Path) -> dict | None:
         """Read a sealed JSON record; None if there is none, or a damaged one, which is named."""
-        if not path.exists():
-            return None
         try:
-            content = json.loads(path.read_text())
-            if content.pop("seal") != _seal(content):
-                raise ValueError("its content was altered")
+            return files.read_sealed(path)
+        except FileNotFoundError:
+            return None
         except (ValueError, KeyError, AttributeError) as error:
             self._reject(path, f"not a whole record ({error})")
             return None
-        return content
+
+    def _reject(self, path: Path, reason: str) -> None:
+        """Name a damaged file; set it aside where it is ours to write."""
+        reject = files.set_aside if path.is_relative_to(self.root) else files.pass_over
+        reject(path, reason)
 
     def read_beside(self, config: TrainingConfig, name: str, expected: dict) -> dict | None:
         """A sealed record beside a network's that says what is ``expected``; None if there is none.
@@ -148,8 +161,8 @@ class Store:
             name: the record's file.
             expected: fields that tie the record to weights, with their values.
         """
-        for layer in self.layers:
-            content = self.read_sealed(layer / folder_name(config) / name)
+        for folder in self._folders(config):
+            content = self.read_sealed(folder / name)
             if content is not None and expected.items() <= content.items():
                 return content
         return None
@@ -158,20 +171,31 @@ class Store:
         """The sealed records beside a finished network's that speak of its weights, by file."""
         if (record := self.find(config)) is None:
             return {}
-        found: dict[str, dict] = {}
-        for layer in self.layers:
-            for path in sorted((layer / folder_name(config)).glob(pattern)):
-                content = self.read_sealed(path)
-                if content and content["weights"] == record.content["sha256"][WEIGHTS]:
-                    found.setdefault(path.name, content)
-        return found
+        names = sorted({p.name for folder in self._folders(config) for p in folder.glob(pattern)})
+        found = ((n, self.read_beside(config, n, {"weights": record.checksum})) for n in names)
+        return {name: content for name, content in found if content is not None}
 
-    def _reject(self, path: Path, reason: str) -> None:
-        """Name a damaged file; set it aside where it is ours to write."""
-        if path.is_relative_to(self.root):
-            set_aside(path, reason)
-        else:
-            pass_over(path, reason)
+    def get_or_compute(
+        self,
+        config: TrainingConfig,
+        name: str,
+        expected: dict,
+        compute: Callable[[], dict],
+        device: torch.device,
+    ) -> dict:
+        """Return the sealed record beside a network's that says what is ``expected``, or make it.
+
+        Args:
+            config: the network.
+            name: the record's file.
+            expected: fields that tie the record to weights, with their values.
+            compute: gives the whole record but for its provenance.
+            device: what it computes on.
+        """
+        if (content := self.read_beside(config, name, expected)) is None:
+            content = compute() | {"provenance": provenance(device)}
+            files.write_sealed(self.folder(config) / name, content)
+        return content
 
     def get_or_train(
         self,
@@ -186,51 +210,47 @@ class Store:
         """
         if (record := self.find(config, weights=True)) is not None:
             return record
-        source_state = None
-        if config.source is not None:
-            self.get_or_train(config.source, data_dir, device)
-            source_state = self.state(config.source)
+        source = self.get_or_train(config.source, data_dir, device) if config.source else None
+        source_state = self.state(config.source) if config.source else None
         folder = self.folder(config)
-        with lock(folder):
+        with files.lock(folder):
             if (record := self.find(config, weights=True)) is None:
                 images = load_data(config, data_dir)
                 checkpoint = folder / CHECKPOINT
                 with engine.on_threads(threads(checkpoint)):  # other sums would round otherwise
                     done = train(config, images, device, checkpoint, source_state, on_epoch)
-                    self._finish(config, *done, images, device, source_state)
+                    record = self._finish(config, *done, images, device, source, source_state)
                 checkpoint.unlink(missing_ok=True)
-                record = self.find(config)
         return record
 
-    def _finish(self, config, best, progress, images, device, source_state) -> None:
+    def _finish(self, config, best, progress, images, device, source, source_state) -> Record:
         """Write weights and history, and last the record that vouches for them."""
         folder = self.folder(config)
         (folder / RECORD).unlink(missing_ok=True)  # an outdated one must not judge the new files
-        weights = rounded(best)
-        if source_state is not None:
-            weights = {k: v for k, v in weights.items() if not same(v, source_state.get(k))}
-        write_atomically(folder / WEIGHTS, safetensors.torch.save(weights))
+        before = source_state or {}
+        weights = {k: v for k, v in rounded(best).items() if not same(v, before.get(k))}
+        files.write_atomically(folder / WEIGHTS, safetensors.torch.save(weights))
         history = pd.DataFrame(progress.history)
-        write_atomically(folder / HISTORY, history.to_csv(index=False).encode())
+        files.write_atomically(folder / HISTORY, history.to_csv(index=False).encode())
         selected = progress.history[progress.best_epoch]
-        source = self.find(config.source, weights=True) if config.source else None
-        content = {
-            "hash": config.hash,
-            "config": config.model_dump(mode="json"),
-            "selected_epoch": progress.best_epoch,
-            "validation": {k: selected[k] for k in ("natural", "adversarial")},
-            "seconds": round(sum(row["seconds"] for row in progress.history), 3),
-            "data": {"training": images[0].fingerprint, "validation": images[1].fingerprint},
-            "source": source.content["sha256"][WEIGHTS] if source else None,
-            "sha256": {name: sha256(folder / name) for name in (WEIGHTS, HISTORY)},
-            "provenance": provenance(device),
-        }
-        write_sealed(folder / RECORD, content)
+        record = Record(
+            hash=config.hash,
+            config=config,
+            selected_epoch=progress.best_epoch,
+            validation={k: selected[k] for k in ("natural", "adversarial")},
+            seconds=round(sum(row["seconds"] for row in progress.history), 3),
+            data={"training": images[0].fingerprint, "validation": images[1].fingerprint},
+            source=source.checksum if source else None,
+            sha256={name: files.sha256(folder / name) for name in (WEIGHTS, HISTORY)},
+            provenance=provenance(device),
+            folder=folder,
+        )
+        files.write_sealed(folder / RECORD, record.model_dump(mode="json"))
+        return record
 
     def state(self, config: TrainingConfig) -> dict[str, Tensor]:
         """The published weights of a finished network, float32, on the CPU."""
-        lineage = self.lineage(config, weights=True)
-        if not lineage:
+        if not (lineage := self.lineage(config, weights=True)):
             where = self.folder(config)
             raise FileNotFoundError(f"{where}: no finished record of {config.name} with weights")
         return merged(lineage)
@@ -243,17 +263,24 @@ class Store:
 
     def epochs_done(self, config: TrainingConfig) -> int:
         """Epochs trained so far: all of a network with weights, else those of its checkpoint."""
-        if self.find(config, weights=True) is not None:
-            return config.epochs
-        return epochs_done(self.folder(config) / CHECKPOINT)
+        finished = self.find(config, weights=True)
+        return config.epochs if finished else epochs_done(self.folder(config) / CHECKPOINT)
+
+
+def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Round a state to what is stored: matrices and kernels in fp16, the rest as it is.
+
+    Every published number is of these rounded weights. Batch-norm statistics stay in fp32.
+    """
+    large = {k for k, v in state.items() if v.is_floating_point() and v.ndim > 1}
+    return {k: (v.half() if k in large else v).contiguous() for k, v in state.items()}
 
 
 def merged(lineage: list[Record]) -> dict[str, Tensor]:
     """Published weights, float32: of each record what it stores, over those before it."""
-    state = {}
-    for record in lineage:
-        state |= safetensors.torch.load_file(record.folder / WEIGHTS)
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    stored = (safetensors.torch.load_file(record.folder / WEIGHTS) for record in lineage)
+    latest = {name: value for state in stored for name, value in state.items()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in latest.items()}
 
 
 def folder_name(config: TrainingConfig) -> str:

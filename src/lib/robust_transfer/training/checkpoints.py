@@ -1,12 +1,15 @@
-"""Files that survive a kill: atomic writes, checkpoints of a training, half-precision weights."""
+"""Where a training stands, in one file, from which a killed one goes on to the same end."""
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from robust_transfer.files import set_aside, write_atomically
 
@@ -24,7 +27,7 @@ def save_checkpoint(
     path: Path,
     identity: str,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     best: dict[str, Tensor],
     progress: Progress,
 ) -> None:
@@ -40,7 +43,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, identity: str, model: nn.Module, optimizer: Optimizer
 ) -> tuple[dict[str, Tensor], Progress] | None:
     """Put model and optimiser where a checkpoint stands; None if there is none that fits.
 
@@ -62,9 +65,7 @@ def load_checkpoint(
     return _part(tensors, "best."), progress
 
 
-def _slots(
-    tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> dict[int, dict[str, Tensor]]:
+def _slots(tensors: dict[str, Tensor], optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
     """A checkpoint's optimiser state, by weight, laid out in memory as fused optimisers demand."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     momenta = _part(tensors, "momentum.")  # how checkpoints of SGD were once written
@@ -81,26 +82,19 @@ def _slots(
 
 def epochs_done(path: Path) -> int:
     """Number of epochs in a checkpoint; 0 where none can be read."""
-    try:
-        return len(json.loads(_metadata(path)["progress"])["history"])
-    except (KeyError, TypeError, ValueError):
-        return 0
+    return _told(path, lambda metadata: len(json.loads(metadata["progress"])["history"]))
 
 
 def threads(path: Path) -> int:
     """Number of threads that a checkpoint was computed with; 0 where none can be read."""
-    try:
-        return int(_metadata(path)["threads"])
-    except (KeyError, ValueError):
-        return 0
+    return _told(path, lambda metadata: int(metadata["threads"]))
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except (OSError, safetensors.SafetensorError):
-        return {}
+def _told(path: Path, number: Callable[[dict[str, str]], int]) -> int:
+    unreadable = OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError
+    with suppress(*unreadable), safetensors.safe_open(path, "pt") as file:
+        return number(file.metadata())
+    return 0
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from robust_transfer.attacks import PGD, in_mode, loss_of, share_right
 from robust_transfer.config import Config, one_of
 from robust_transfer.data.images import Images, training_batches
-from robust_transfer.data.registry import DATASETS, DataSetName, load, load_divided
+from robust_transfer.data.registry import DATASETS, DataSetName, load_divided
 from robust_transfer.networks import transfer
 from robust_transfer.networks.registry import PRETRAINED, NetworkName, build, parts
 from robust_transfer.training import engine
@@ -125,11 +125,6 @@ def load_data(config: TrainingConfig, data_dir: str) -> tuple[Images, Images]:
     """Training and validation images of a configuration; see ``registry.load`` for errors."""
     sizes = config.train_size, config.validation_size
     return load_divided(config.dataset, *sizes, config.split_seed, data_dir, config.image_size)
-
-
-def load_split(config: Config, split: str, count: int, data_dir: str) -> Images:
-    """The first images of a split, of the ``dataset`` and the ``image_size`` of a configuration."""
-    return load(config.dataset, split, count, data_dir, config.image_size)
 
 
 def initial_model(config: TrainingConfig, source_state: dict[str, Tensor] | None) -> nn.Module:
