@@ -6,7 +6,7 @@ from torch import nn
 from robust_transfer import paths
 from robust_transfer.config import one_of
 from robust_transfer.davchev2019 import experiment
-from robust_transfer.evaluation.accuracies import COLUMNS, find
+from robust_transfer.evaluation.accuracies import COLUMNS
 from robust_transfer.records.store import Store
 
 
@@ -47,13 +47,14 @@ def published() -> pd.DataFrame:
     """
     rows = []
     for profile, store in map(_read, sorted(path.stem for path in paths.PROFILES.glob("*.yaml"))):
+        how = experiment.evaluation(profile)
         for network in experiment.grid(profile) + experiment.again(profile):
             if (record := store.find(config := network.config)) is None:
                 continue
             row = {"profile": profile.profile, "id": network.id, "seed": config.seed}
             row |= {"label": network.label, "data": config.dataset, "record": record.folder.name}
             row |= {"weights": store.find(config, weights=True) is not None}
-            if evaluation := find(store, config, experiment.evaluation(profile)):
+            if evaluation := how.find(store, config):
                 row |= {column: evaluation.accuracy(column) for column in COLUMNS}
                 row |= {"n": evaluation.content["n"]}
             rows.append(row)
