@@ -248,10 +248,10 @@ def test_a_new_head_on_pretrained_features_leaves_them_alone(efficientnet):
     state = efficientnet_backbone(efficientnet).state_dict()
     model = efficientnet_backbone(copy.deepcopy(efficientnet))
     model.head = nn.Linear(model.head.in_features, 10)
-    transplant(model, state, "head")
+    transplant(model, state, "head", "freeze")
     assert trainable_weights(model) == 12_810
     before = copy.deepcopy(model.state_dict())
-    train_mode(model, "freeze")
+    train_mode(model)
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.1)
     F.cross_entropy(model(torch.rand(4, 3, 32, 32)), torch.arange(4)).backward()
     optimizer.step()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from robust_transfer.networks.cifar import BasicBlock
-from robust_transfer.networks.registry import NETWORKS, build, parts
+from robust_transfer.networks.registry import NETWORKS, build, outline
 
 
 def weights(model):
@@ -94,13 +94,13 @@ def test_scratch_weights_are_kaiming_normal():
 @pytest.mark.parametrize("network", ["resnet8", "densenet14", "densenet40", "vit6"])
 def test_parts_are_those_of_the_network_that_is_built(network):
     before = torch.get_rng_state()
-    named = parts(network)
+    named = [name for name, _ in outline(network).named_children()]
     assert torch.equal(torch.get_rng_state(), before)
-    assert named == tuple(name for name, _ in build(network, 10, seed=0).named_children())
+    assert named == [name for name, _ in build(network, 10, seed=0).named_children()]
 
 
 def test_an_unknown_network_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match=r"network = 'resnet57': allowed are .*resnet56"):
         build("resnet57", 10, seed=0)
     with pytest.raises(ValueError, match=r"^network = 'resnet57': allowed are "):
-        parts("resnet57")
+        outline("resnet57")

@@ -95,8 +95,8 @@ def test_training_changes_what_the_strategy_and_the_policy_say(
 
 @pytest.mark.parametrize("policy", ["adapt", "freeze"])
 def test_train_mode_leaves_only_frozen_batch_norm_in_eval_mode(policy):
-    model = transplant(build("resnet8", 10, seed=1), source_state(), "stage3").eval()
-    train_mode(model, policy)
+    model = transplant(build("resnet8", 10, seed=1), source_state(), "stage3", policy).eval()
+    train_mode(model)
     evaluating = {name for name, module in model.named_modules() if not module.training}
     frozen = {
         name

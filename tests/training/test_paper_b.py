@@ -175,7 +175,7 @@ def test_freeze_all_is_freeze_where_only_the_head_is_retrained(source_state):
     frozen = []
     for policy in ("freeze", "freeze_all"):
         model = transplant(build("resnet8", 10, seed=1), source_state, "head", policy)
-        train_mode(model, policy)
+        train_mode(model)
         needs = {name: p.requires_grad for name, p in model.named_parameters()}
         frozen.append((needs, [m.training for m in model.modules()], trainable_weights(model)))
     assert frozen[0] == frozen[1]
@@ -183,7 +183,7 @@ def test_freeze_all_is_freeze_where_only_the_head_is_retrained(source_state):
 
 def test_from_scratch_freeze_all_freezes_nothing(tiny):
     model = initial_model(tiny(frozen_batch_norm="freeze_all"), None)
-    train_mode(model, "freeze_all")
+    train_mode(model)
     assert all(module.training for module in model.modules())
     assert all(p.requires_grad for p in model.parameters())
 

@@ -35,9 +35,19 @@ class ThreatModel(Config):
     epsilon: float = Field(EPSILON, ge=0, le=1)
 
     def project(self, adversarial: Tensor, images: Tensor) -> Tensor:
-        """Nearest point to ``adversarial`` in the ball around ``images`` and in [0, 1]."""
-        low, high = images - self.epsilon, images + self.epsilon
-        return torch.clamp(torch.minimum(torch.maximum(adversarial, low), high), 0, 1)
+        """Nearest point to ``adversarial`` in the ball around ``images`` and in [0, 1].
+
+        Where half precision rounds a point out of the ball, it is taken one rounding further in.
+        """
+        if images.dtype in (torch.float32, torch.float64):
+            low, high = images - self.epsilon, images + self.epsilon
+            return torch.clamp(torch.minimum(torch.maximum(adversarial, low), high), 0, 1)
+        whole = images.float()
+        nearest = self.project(adversarial.float(), whole)
+        rounded = nearest.to(images.dtype)
+        inner = ThreatModel(epsilon=max(0.0, self.epsilon - torch.finfo(images.dtype).eps))
+        inside = (rounded.float() - whole).abs() <= self.epsilon
+        return rounded.where(inside, inner.project(nearest, whole).to(images.dtype))
 
 
 class PGD(Config):
@@ -128,7 +138,14 @@ def loss_of(logits: Tensor, labels: Tensor, reduction: Literal["mean", "sum"] = 
 
     Returns:
         The loss, a float32 scalar.
+
+    Raises:
+        ValueError: ``logits`` are no tensor, but what a network gives that answers otherwise.
     """
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"the network answers with a {type(logits).__name__}: allowed is a tensor of logits"
+        )
     if labels.ndim == 1:
         return F.cross_entropy(logits.float(), labels, reduction=reduction)
     total = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction=reduction)
@@ -180,8 +197,9 @@ def deepfool(
     import foolbox  # here, because without a git command it cannot be imported at all
 
     attacks = {"l2": foolbox.attacks.L2DeepFoolAttack, "linf": foolbox.attacks.LinfDeepFoolAttack}
-    images = images.detach()
-    with in_mode(model, "eval"), constant(model), torch.enable_grad():
+    images, labels = _outside_inference(images.detach()), _outside_inference(labels)
+    mode = torch.inference_mode(False)
+    with in_mode(model, "eval"), constant(model), mode, torch.enable_grad():
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
         adversarial, _, found = attacks[norm](steps=steps)(wrapped, images, labels, epsilons=None)
     order = {"l2": 2, "linf": torch.inf}[norm]
@@ -194,10 +212,17 @@ def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
     The loss is summed, not averaged, so that small gradients do not underflow in low precision.
     """
-    with torch.enable_grad():
-        images = images.detach().requires_grad_(True)
+    with torch.inference_mode(False), torch.enable_grad():
+        images = _outside_inference(images.detach()).requires_grad_(True)
+        labels = _outside_inference(labels)
         loss = loss_of(model(images), labels, reduction="sum")
         return torch.autograd.grad(loss, images)[0]
+
+
+def _outside_inference(tensor: Tensor) -> Tensor:
+    """The same tensor, or a copy of one made in ``torch.inference_mode``, which has no gradient."""
+    with torch.inference_mode(False):
+        return tensor.clone() if tensor.is_inference() else tensor
 
 
 @contextmanager

@@ -72,8 +72,8 @@ def divide(images: Images, train_size: int, seed: int) -> tuple[Images, Images]:
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """uint8 ``(N, 3, H, W)`` → float in [0, 1], channels last."""
-    return pixels.to(memory_format=torch.channels_last).float().div_(255)
+    """uint8 ``(N, 3, H, W)`` → float in [0, 1], contiguous as PyTorch makes tensors."""
+    return pixels.contiguous().float().div_(255)
 
 
 def augment(pixels: Tensor, generator: Generator) -> Tensor:

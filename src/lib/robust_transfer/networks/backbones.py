@@ -40,6 +40,11 @@ class Normalise(nn.Module):
         return (images - self.mean) / self.std
 
 
+def channels_last(images: Tensor) -> Tensor:
+    """The same images with the channels of a pixel side by side, as convolutions want them."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 class Backbone(nn.Module):
     """A network in five parts, with normalisation and resizing inside.
 
@@ -65,7 +70,7 @@ class Backbone(nn.Module):
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
-        x = resize(self.normalise(images), self.size)
+        x = resize(self.normalise(channels_last(images)), self.size)
         return self.head(self.stage3(self.stage2(self.stage1(self.stem(x)))))
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robust_transfer.networks.backbones import Normalise
+from robust_transfer.networks.backbones import Normalise, channels_last
 
 
 class BasicBlock(nn.Module):
@@ -61,7 +61,7 @@ class ResNet(nn.Module):
         return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.stem(self.normalise(images))
+        x = self.stem(self.normalise(channels_last(images)))
         x = self.stage3(self.stage2(self.stage1(x)))
         return self.head(x.mean((2, 3)))
 
@@ -112,7 +112,7 @@ class DenseNet(nn.Module):
         return nn.Sequential(nn.BatchNorm2d(channels_in), nn.ReLU(), conv, nn.AvgPool2d(2))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.stages(self.stem(self.normalise(images)))
+        x = self.stages(self.stem(self.normalise(channels_last(images))))
         return self.head(self.bn(x).relu_().mean((2, 3)))
 
 

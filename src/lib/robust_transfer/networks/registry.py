@@ -6,14 +6,18 @@ from typing import Annotated
 
 import torch
 from pydantic import AfterValidator
-from torch import nn
+from torch import Tensor, nn
 
 from robust_transfer.config import one_of
 from robust_transfer.networks import backbones
 from robust_transfer.networks.cifar import DenseNet, ResNet
+from robust_transfer.networks.transfer import batch_norms
 
 torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, on a GPU too
 
+
+OURS = (ResNet, DenseNet, backbones.Backbone)
+"""Networks that compute with channels last, side by side in memory, whatever they are given."""
 
 PRETRAINED: dict[str, Callable[[int], nn.Module]] = {
     name: partial(backbones.imagenet, name, pretrained=True) for name in backbones.IMAGENET
@@ -61,16 +65,29 @@ def build(name: str, classes: int, seed: int, pretrained: bool = False) -> nn.Mo
     one_of(what, name, known)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return known[name](classes).to(memory_format=torch.channels_last)
+        model = known[name](classes)
+    if type(model) in OURS:  # another's forward may rely on the layout that PyTorch begins with
+        model = model.to(memory_format=torch.channels_last)
+    return model
 
 
-def parts(name: str) -> tuple[str, ...]:
-    """Names of a network's parts, from images to logits; no weights are drawn for it.
+def outline(name: str) -> nn.Module:
+    """The network without its weights, where its constructor allows it, to ask for its parts.
 
     Raises:
         ValueError: ``name`` is not a key of ``NETWORKS``.
     """
-    return tuple(part for part, _ in _outline(name).named_children())
+    return _outline(NETWORKS[_known(name)])
+
+
+@lru_cache
+def _outline(network: Callable[[int], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return network(1)
+        except Exception:  # a constructor that computes needs tensors with values
+            return network(1)
 
 
 def has_batch_norm(name: str) -> bool:
@@ -79,15 +96,32 @@ def has_batch_norm(name: str) -> bool:
     Raises:
         ValueError: ``name`` is not a key of ``NETWORKS``.
     """
-    return any(isinstance(module, nn.BatchNorm2d) for module in _outline(name).modules())
+    return bool(batch_norms(outline(name)))
 
 
-def _outline(name: str) -> nn.Module:
-    """The network without memory for its weights."""
-    return _built(NETWORKS[_known(name)])
+def check_answers(name: str, side: int) -> None:
+    """Raise ValueError unless a network answers images of ``side`` squared with logits."""
+    if found := _wrong_answer(NETWORKS[_known(name)], side):
+        raise ValueError(f"network = {name!r}: {found}")
 
 
 @lru_cache
-def _built(network: Callable[[int], nn.Module]) -> nn.Module:
-    with torch.device("meta"):
-        return network(1)
+def _wrong_answer(network: Callable[[int], nn.Module], side: int) -> str:
+    """What is wrong with a network's answer to three images of two classes; empty if nothing is."""
+    try:
+        given = _answer(network, side, "meta")
+    except Exception:  # what looks at values can only be asked with values
+        try:
+            given = _answer(network, side, "cpu")
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            return f"it cannot take images (N, 3, {side}, {side}): {reason}"
+    shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+    if shape == (3, 2):
+        return ""
+    return f"of 3 images and 2 classes it makes {shape}; allowed are logits, one (N, classes)"
+
+
+def _answer(network: Callable[[int], nn.Module], side: int, device: str) -> object:
+    with torch.random.fork_rng(devices=[]), torch.device(device), torch.no_grad():
+        return network(2).eval()(torch.zeros(3, 3, side, side))

@@ -4,12 +4,13 @@ The head is always replaced. A frozen part has no gradient in weights nor batch-
 shift; what happens to its batch-norm statistics is a policy of its own.
 """
 
-from collections.abc import Collection
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from robust_transfer.config import one_of
+from robust_transfer.networks.states import load_state
 
 STRATEGIES: dict[str, tuple[str, ...] | None] = {
     "head": ("head",),
@@ -26,20 +27,29 @@ scale and shift (paper B, §III.F: "freezing batch normalization layers").
 """
 
 
-def retrained(strategy: str, parts: Collection[str]) -> Collection[str]:
-    """The parts that a strategy retrains, out of all ``parts`` of a network.
+def retrained(strategy: str, model: nn.Module) -> set[str]:
+    """Names of the parameters that a strategy retrains.
 
     Raises:
-        ValueError: unknown strategy, or a network without the parts that it names.
+        ValueError: unknown strategy, or a network without the parts that it names, or with
+            parameters of which it cannot say whether they are retrained; or without a head.
     """
     one_of("strategy", strategy, STRATEGIES)
-    chosen = STRATEGIES[strategy] or parts
-    for part in chosen:
+    parts, names = [part for part, _ in model.named_children()], dict(model.named_parameters())
+    chosen = STRATEGIES[strategy]
+    for part in chosen or ("head",):
         if part not in parts:
             raise ValueError(
                 f"strategy = {strategy!r}: it retrains {part}; the network has {', '.join(parts)}"
             )
-    return chosen
+    if chosen is None:
+        return set(names)
+    if homeless := [name for name in names if "." not in name]:
+        raise ValueError(
+            f"strategy = {strategy!r}: {', '.join(homeless)} of the network belong to no part, "
+            "so nothing says whether they are retrained; put them into one, or retrain all"
+        )
+    return {name for name in names if name.split(".")[0] in chosen}
 
 
 def transplant(
@@ -54,26 +64,33 @@ def transplant(
         model: freshly built, with as many logits as the target has classes. Changed in place.
         source_state: the source's state, float tensors by name.
         strategy: a key of ``STRATEGIES``.
-        frozen_batch_norm: ``freeze_all`` freezes scale and shift of retrained batch norm too.
+        frozen_batch_norm: which batch norm ``train_mode`` leaves frozen; ``freeze_all`` freezes
+            scale and shift of retrained batch norm too.
 
     Raises:
-        ValueError: unknown strategy, or a network without the parts that it names.
+        ValueError: as ``retrained``.
     """
-    parts = retrained(strategy, dict(model.named_children()))
-    model.head.reset_parameters()  # PyTorch's default, uniform ±1/8 for 64 features (protocol §5)
+    chosen = retrained(strategy, model)
+    for module in model.head.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()  # PyTorch's default, ±1/8 for 64 features (protocol §5)
     kept = {name: value for name, value in source_state.items() if not name.startswith("head.")}
-    model.load_state_dict(kept | {f"head.{k}": v for k, v in model.head.state_dict().items()})
+    load_state(model, kept | {f"head.{k}": v for k, v in model.head.state_dict().items()})
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.split(".")[0] in parts)
-    if frozen_batch_norm == "freeze_all":
-        for module in batch_norms(model):
+        parameter.requires_grad_(name in chosen)
+    parts = STRATEGIES[strategy] or dict(model.named_children())
+    for name, module in batch_norms(model).items():
+        module.frozen = frozen_batch_norm == "freeze_all" or (
+            frozen_batch_norm == "freeze" and name.split(".")[0] not in parts
+        )
+        if frozen_batch_norm == "freeze_all":
             module.requires_grad_(False)
     return model
 
 
-def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
-    """All batch-norm layers of a network."""
-    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """All batch-norm layers of a network by name, of every kind, with or without weights."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
 
 
 def trainable_weights(model: nn.Module) -> int:
@@ -81,10 +98,8 @@ def trainable_weights(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def train_mode(model: nn.Module, frozen_batch_norm: FrozenBatchNorm) -> None:
-    """Put the model in train mode, frozen batch norm as the policy says."""
+def train_mode(model: nn.Module) -> None:
+    """Put the model in train mode, but for the batch norm that ``transplant`` has frozen."""
     model.train()
-    if frozen_batch_norm != "adapt":
-        for module in batch_norms(model):
-            if not module.weight.requires_grad:
-                module.eval()
+    for module in batch_norms(model).values():
+        module.train(not getattr(module, "frozen", False))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from robust_transfer import files
 from robust_transfer.data.registry import DATASETS
 from robust_transfer.networks.registry import build
+from robust_transfer.networks.states import load_state
 from robust_transfer.records.provenance import provenance
 from robust_transfer.training import engine
 from robust_transfer.training.checkpoints import epochs_done, threads
@@ -258,7 +259,7 @@ class Store:
     def model(self, config: TrainingConfig, device: torch.device | str = "cpu") -> nn.Module:
         """The finished network in eval mode, with its published weights."""
         model = build(config.network, DATASETS[config.dataset].classes, config.seed)
-        model.load_state_dict(self.state(config))
+        load_state(model, self.state(config))
         return model.eval().to(device)
 
     def epochs_done(self, config: TrainingConfig) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from robust_transfer.files import set_aside, write_atomically
+from robust_transfer.networks.states import load_state, state_of
 
 
 @dataclass
@@ -32,7 +33,7 @@ def save_checkpoint(
     progress: Progress,
 ) -> None:
     """Write one file: model, optimiser state of every weight, best state so far, history."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors = {f"model.{k}": v for k, v in state_of(model).items()}
     tensors |= {f"best.{k}": v for k, v in best.items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
@@ -60,7 +61,7 @@ def load_checkpoint(
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
         set_aside(path, str(error))
         return None
-    model.load_state_dict(_part(tensors, "model."))
+    load_state(model, _part(tensors, "model."))
     optimizer.load_state_dict(optimizer.state_dict() | {"state": _slots(tensors, optimizer)})
     return _part(tensors, "best."), progress
 

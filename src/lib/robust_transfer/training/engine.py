@@ -18,8 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.parametrize import is_parametrized
 
+from robust_transfer.networks.backbones import Normalise
 from robust_transfer.networks.cifar import BasicBlock, ResNet, pad_channels
 
 Precision = Literal["fp32", "bf16"]
@@ -77,17 +80,57 @@ def folded(model: nn.Module, precision: Precision = "fp32") -> nn.Module:
 
     Args:
         model: any network. A ``ResNet`` in eval mode is folded, with the weights and running
-            statistics of this moment; everything else is returned as it is.
+            statistics of this moment; everything else is returned as it is, also a ``ResNet``
+            of which anything was changed that its folded form does not know.
         precision: of the convolutions; logits are float32 in both.
 
     Returns:
         A module from float images ``(N, 3, H, W)`` in [0, 1] to logits ``(N, classes)``, of which
         only gradients with respect to the images can be taken.
     """
-    if not isinstance(model, ResNet) or model.training:
+    if not _is_plain(model):
         return model
     with torch.no_grad():
         return FoldedResNet(model, DTYPES[precision])
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Whether a network computes in eval mode what ``ResNet`` does, and nothing else."""
+    if type(model) is not ResNet or _global_forward_hooks or _global_forward_pre_hooks:
+        return False
+    blocks = [*model.stage1, *model.stage2, *model.stage3]
+    stages = {type(part) for part in (model.stem, model.stage1, model.stage2, model.stage3)}
+    return (
+        stages == {nn.Sequential}
+        and {type(block) for block in blocks} == {BasicBlock}
+        and [type(layer) for layer in model.stem] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+        and type(model.normalise) is Normalise
+        and type(model.head) is nn.Linear
+        and model.head.bias is not None
+        and all(_is_untouched(module) for module in model.modules())
+        and _folds(model.stem[0], model.stem[1])
+        and all(_folds(b.conv1, b.bn1) and _folds(b.conv2, b.bn2) for b in blocks)
+    )
+
+
+def _is_untouched(module: nn.Module) -> bool:
+    """Whether a module in eval mode runs the forward of its class: no hook, no replacement."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    hooks = hooks or module._backward_pre_hooks
+    return not (module.training or hooks or "forward" in vars(module) or is_parametrized(module))
+
+
+def _folds(conv: nn.Module, bn: nn.Module) -> bool:
+    """Whether a batch norm is one that can be folded into the convolution before it."""
+    return (
+        type(conv) is nn.Conv2d
+        and type(bn) is nn.BatchNorm2d
+        and bn.running_mean is not None
+        and bn.weight is not None
+        and (conv.kernel_size, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1))
+        and (conv.groups, conv.padding_mode) == (1, "zeros")
+        and conv.stride in ((1, 1), (2, 2))
+    )
 
 
 class FoldedResNet(nn.Module):

@@ -21,7 +21,14 @@ from robust_transfer.config import Config, one_of
 from robust_transfer.data.images import Images, training_batches
 from robust_transfer.data.registry import DATASETS, DataSetName, load_divided
 from robust_transfer.networks import transfer
-from robust_transfer.networks.registry import PRETRAINED, NetworkName, build, parts
+from robust_transfer.networks.registry import (
+    PRETRAINED,
+    NetworkName,
+    build,
+    check_answers,
+    outline,
+)
+from robust_transfer.networks.states import state_of
 from robust_transfer.training import engine
 from robust_transfer.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 
@@ -108,7 +115,8 @@ class TrainingConfig(Config):
         if self.source is not None and self.source.network != self.network:
             raise ValueError(f"network = {self.network!r}: the source is {self.source.network}")
         if self.strategy is not None:
-            transfer.retrained(self.strategy, parts(self.network))
+            transfer.retrained(self.strategy, outline(self.network))
+        check_answers(self.network, self.image_size or DATASETS[self.dataset].side)
         if self.pretrained:
             one_of("pretrained network", self.network, PRETRAINED)
         return self
@@ -198,7 +206,7 @@ def train(
         score = selection_score(config, row)
         if score > progress.best_score:
             progress.best_epoch, progress.best_score = epoch, score
-            best = {k: v.to("cpu", copy=True) for k, v in model.state_dict().items()}
+            best = {k: v.to("cpu", copy=True) for k, v in state_of(model).items()}
         save_checkpoint(checkpoint, identity, model, step.optimizer, best, progress)
         on_epoch(row)
     return best, progress
@@ -276,7 +284,7 @@ def backward(
     """
 
     def half_loss(images: Tensor, labels: Tensor, share: float) -> Tensor:
-        transfer.train_mode(model, config.frozen_batch_norm)
+        transfer.train_mode(model)
         with precision(config, images.device):
             loss = share * loss_of(model(images), labels)
         loss.backward()  # adding the halves' gradients is the gradient of their mean
