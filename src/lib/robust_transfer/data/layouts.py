@@ -3,30 +3,33 @@
 A layout lists pictures and labels without decoding any; ``decode`` opens and resizes the pictures.
 """
 
-import io
-from collections.abc import Callable
+import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as parquet
-from PIL import Image, ImageOps
+import torch
 from torchvision.datasets import ImageFolder
 
-from robust_transfer.data import glyphs
+from robust_transfer.data import decoding, glyphs
 
 SEED = 0  # of every order made here, by NumPy's legacy generator, which never changes its stream
 
 
+SHARE = 1000
+"""Pictures for which it pays to start a process."""
+
+
 class Picture(NamedTuple):
-    """An image that is still to be decoded: the file it is in, and how to open it."""
+    """An image that is still to be decoded, and the file it is in."""
 
     file: Path | None
-    open: Callable[[], Image.Image]
+    source: decoding.Source
 
 
 Found = tuple[list[Picture], np.ndarray]
@@ -57,6 +60,10 @@ class DataSet:
     def find(self, split: str, count: int, data_dir: str) -> Found:
         """Find the first ``count`` images of a split; see ``data.registry.load`` for the errors."""
         raise NotImplementedError
+
+    def files(self, data_dir: str) -> list[Path]:
+        """List all files that decide the images; with none, decoded images are not kept."""
+        return []
 
     def folder(self, data_dir: str) -> Path:
         """Return the data set's own folder."""
@@ -93,6 +100,9 @@ class Parquet(DataSet):
     label_column: str = "label"
     test_stem: str = "test"
 
+    def files(self, data_dir: str) -> list[Path]:
+        return below(Path(data_dir, self.name))
+
     def find(self, split: str, count: int, data_dir: str) -> Found:
         self.check_count(split, count, self.sizes[split])
         stem = self.test_stem if split == "test" else split
@@ -110,7 +120,7 @@ class Parquet(DataSet):
                 table = parquet.read_table(shard, columns=[self.image_column, self.label_column])
                 table = table.slice(0, count - len(labels))
                 cells = table[self.image_column].to_pylist()
-                pictures += [Picture(shard, partial(from_bytes, cell["bytes"])) for cell in cells]
+                pictures += [Picture(shard, cell["bytes"]) for cell in cells]
                 labels += table[self.label_column].to_pylist()
             except Exception as error:
                 raise unreadable(shard, self.name, error) from None
@@ -140,6 +150,10 @@ class Cifar(Parquet):
 
     torchvision_class: type
 
+    def files(self, data_dir: str) -> list[Path]:
+        own = below(Path(data_dir, self.torchvision_class.base_folder))
+        return super().files(data_dir) or own
+
     def find_elsewhere(self, split: str, count: int, data_dir: str) -> Found:
         try:
             found = self.torchvision_class(data_dir, train=split == "train", download=True)
@@ -157,6 +171,9 @@ class ClassFolders(DataSet):
     Classes are the folders in alphabetical order, as many as ``class_names``. They take turns: the
     first k images of every class, in a shuffled order, come before any class's next.
     """
+
+    def files(self, data_dir: str) -> list[Path]:
+        return below(Path(data_dir, self.name))
 
     def find(self, split: str, count: int, data_dir: str) -> Found:
         folder = self.folder(data_dir) / {"train": "train", "test": "val"}[split]
@@ -189,6 +206,9 @@ class ChestXray14(DataSet):
     TABLE = "Data_Entry_2017.csv"
     COLUMNS = ("Image Index", "Finding Labels", "Patient ID")
     LISTS: ClassVar = {"train": "train_val_list.txt", "test": "test_list.txt"}
+
+    def files(self, data_dir: str) -> list[Path]:
+        return below(Path(data_dir, self.name))
 
     def find(self, split: str, count: int, data_dir: str) -> Found:
         folder = self.folder(data_dir)
@@ -232,19 +252,20 @@ class ChestXray14(DataSet):
         return table[tested if split == "test" else ~tested]
 
 
-def from_bytes(encoded: bytes) -> Image.Image:
-    """Open an encoded image."""
-    return Image.open(io.BytesIO(encoded))
+def below(folder: Path) -> list[Path]:
+    """All files in a folder and its folders, in order."""
+    found = os.walk(folder, followlinks=True)
+    return sorted(Path(top, name) for top, _, names in found for name in names)
 
 
 def from_files(files: list[Path]) -> list[Picture]:
     """List image files as pictures."""
-    return [Picture(file, partial(Image.open, file)) for file in files]
+    return [Picture(file, file) for file in files]
 
 
 def in_memory(pixels: np.ndarray) -> list[Picture]:
     """List images, uint8 ``(N, H, W, 3)``, as pictures."""
-    return [Picture(None, partial(Image.fromarray, image)) for image in pixels]
+    return [Picture(None, image) for image in pixels]
 
 
 def unreadable(file: Path | None, name: str, error: Exception) -> OSError:
@@ -254,11 +275,9 @@ def unreadable(file: Path | None, name: str, error: Exception) -> OSError:
 
 
 def decode(pictures: list[Picture], name: str, side: int) -> np.ndarray:
-    """Decode the pictures of the data set ``name`` into one array.
+    """Decode the pictures of the data set ``name`` into one array; see ``decoding.square``.
 
-    Where a picture has another size, its middle square is resized with an antialiasing bicubic
-    filter: the shorter side becomes ``side``, what the longer one has more is cut off. Grey becomes
-    three equal channels.
+    Many of them are decoded in as many processes as there are threads to compute with.
 
     Returns:
         uint8 ``(N, 3, side, side)`` in 0–255, each image written where it stays: at 224 pixels
@@ -268,16 +287,20 @@ def decode(pictures: list[Picture], name: str, side: int) -> np.ndarray:
         OSError: a picture is truncated or altered.
     """
     pixels = np.empty((len(pictures), 3, side, side), np.uint8)
+    threads = torch.get_num_threads()
+    share = max(SHARE, math.ceil(len(pictures) / threads))
 
-    def put(index: int) -> None:
-        try:
-            image = pictures[index].open().convert("RGB")
-        except Exception as error:
-            raise unreadable(pictures[index].file, name, error) from None
-        square = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
-        pixels[index] = np.asarray(square).transpose(2, 0, 1)
+    def put(start: int) -> None:
+        part, out = pictures[start : start + share], pixels[start : start + share]
+        if len(pictures) > share and decoding.elsewhere([p.source for p in part], out):
+            return
+        for index, picture in enumerate(part):
+            try:
+                out[index] = decoding.square(picture.source, side)
+            except Exception as error:
+                raise unreadable(picture.file, name, error) from None
 
-    with ThreadPoolExecutor() as threads:  # Pillow decodes and resizes outside Python's lock
-        for _ in threads.map(put, range(len(pictures))):
+    with ThreadPoolExecutor(threads) as pool:  # each waits for a process
+        for _ in pool.map(put, range(0, len(pictures), share)):
             pass
     return pixels

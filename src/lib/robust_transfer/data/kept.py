@@ -1,0 +1,73 @@
+"""Decoded images, kept in a file: the next process maps it into memory and decodes nothing.
+
+The files are in ``paths.DECODED``, beside the results; whoever wants the room may delete them.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+
+import PIL
+import safetensors.torch
+from safetensors import SafetensorError
+
+from robust_transfer import paths
+from robust_transfer.data.images import Images, gather
+from robust_transfer.files import lock
+
+LEAST = 2**24
+"""Bytes of pixels from which on images are kept; fewer are decoded in a second or two."""
+
+
+def get_or_make(name: str, what: str, files: list[Path], make: Callable[[], Images]) -> Images:
+    """The kept images, or else new ones, which are kept. A damaged file is made anew.
+
+    Args:
+        name: of the file.
+        what: which of the images in ``files`` are wanted, and how; other words, another file.
+        files: what the images are made of: they are known by name, size and time of change.
+        make: makes the images.
+    """
+    stats = [(file.name, file.parent.name, file.stat()) for file in files]
+    known = [(*names, stat.st_size, stat.st_mtime_ns) for *names, stat in stats]
+    key = hashlib.sha256(repr((what, known, PIL.__version__)).encode()).hexdigest()[:16]
+    path = paths.DECODED / f"{name}-{key}.safetensors"
+    if (images := _read(path)) is None:
+        with _one_process():
+            if (images := _read(path)) is None:
+                images = make()
+                _write(path, images)
+    return images
+
+
+def _read(path: Path) -> Images | None:
+    """The images in a file; None if there is none, or not what was written."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            images = gather(file.get_tensor("pixels"), file.get_tensor("labels"))
+            return images if file.metadata()["fingerprint"] == images.fingerprint else None
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None
+
+
+def _write(path: Path, images: Images) -> None:
+    """Keep images, where there is room for them."""
+    half = path.with_name(f".{path.name}")
+    tensors = {"pixels": images.pixels, "labels": images.labels}
+    try:
+        safetensors.torch.save_file(tensors, half, {"fingerprint": images.fingerprint})
+        os.chmod(half, 0o644)
+        os.replace(half, path)
+    except (OSError, SafetensorError):
+        with suppress(OSError):
+            half.unlink(missing_ok=True)
+
+
+def _one_process() -> AbstractContextManager:
+    """Others wait meanwhile, to find what this one makes; not where nothing can be written."""
+    try:
+        return lock(paths.DECODED).acquire()
+    except OSError:
+        return nullcontext()
