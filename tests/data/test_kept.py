@@ -127,6 +127,15 @@ def test_a_change_of_kept_images_stays_in_its_process(data):
     assert fresh(data).fingerprint == expected
 
 
+def test_what_ones_own_code_finds_is_not_kept(data, opened, monkeypatch):
+    class Own(type(DATASETS["cifar10"])):
+        pass
+
+    monkeypatch.setitem(DATASETS, "cifar10", Own(**vars(DATASETS["cifar10"])))
+    fresh(data)
+    assert not paths.DECODED.exists()
+
+
 def test_few_images_are_not_worth_a_file(data, opened, monkeypatch):
     monkeypatch.setattr(kept, "LEAST", 12 * 3 * 32**2 + 1)
     fresh(data)

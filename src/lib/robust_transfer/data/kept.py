@@ -6,7 +6,6 @@ The files are in ``paths.DECODED``, beside the results; whoever wants the room m
 import hashlib
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import PIL
@@ -21,21 +20,28 @@ LEAST = 2**24
 """Bytes of pixels from which on images are kept; fewer are decoded in a second or two."""
 
 
-def get_or_make(name: str, what: str, files: list[Path], make: Callable[[], Images]) -> Images:
+def get_or_make(name: str, what: str, folder: Path, make: Callable[[], Images]) -> Images:
     """The kept images, or else new ones, which are kept. A damaged file is made anew.
 
     Args:
         name: of the file.
-        what: which of the images in ``files`` are wanted, and how; other words, another file.
-        files: what the images are made of: they are known by name, size and time of change.
+        what: which of the images in ``folder`` are wanted, and how; other words, another file.
+        folder: what the images are made of: files known by path, size and time of change.
         make: makes the images.
     """
-    stats = [(file.name, file.parent.name, file.stat()) for file in files]
-    known = [(*names, stat.st_size, stat.st_mtime_ns) for *names, stat in stats]
+    found = [Path(top, n) for top, _, names in os.walk(folder, followlinks=True) for n in names]
+    if not found:
+        return make()
+    stats = [(str(file.relative_to(folder)), file.stat()) for file in sorted(found)]
+    known = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
     key = hashlib.sha256(repr((what, known, PIL.__version__)).encode()).hexdigest()[:16]
     path = paths.DECODED / f"{name}-{key}.safetensors"
     if (images := _read(path)) is None:
-        with _one_process():
+        try:
+            held = lock(paths.DECODED).acquire()  # others wait, to find what this process makes
+        except OSError:  # nothing can be kept here
+            return make()
+        with held:
             if (images := _read(path)) is None:
                 images = make()
                 _write(path, images)
@@ -61,13 +67,4 @@ def _write(path: Path, images: Images) -> None:
         os.chmod(half, 0o644)
         os.replace(half, path)
     except (OSError, SafetensorError):
-        with suppress(OSError):
-            half.unlink(missing_ok=True)
-
-
-def _one_process() -> AbstractContextManager:
-    """Others wait meanwhile, to find what this one makes; not where nothing can be written."""
-    try:
-        return lock(paths.DECODED).acquire()
-    except OSError:
-        return nullcontext()
+        half.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ A layout lists pictures and labels without decoding any; ``decode`` opens and re
 """
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +60,6 @@ class DataSet:
         """Find the first ``count`` images of a split; see ``data.registry.load`` for the errors."""
         raise NotImplementedError
 
-    def files(self, data_dir: str) -> list[Path]:
-        """List all files that decide the images; with none, decoded images are not kept."""
-        return []
-
     def folder(self, data_dir: str) -> Path:
         """Return the data set's own folder."""
         if not data_dir:
@@ -99,9 +94,6 @@ class Parquet(DataSet):
     image_column: str = "image"
     label_column: str = "label"
     test_stem: str = "test"
-
-    def files(self, data_dir: str) -> list[Path]:
-        return below(Path(data_dir, self.name))
 
     def find(self, split: str, count: int, data_dir: str) -> Found:
         self.check_count(split, count, self.sizes[split])
@@ -150,10 +142,6 @@ class Cifar(Parquet):
 
     torchvision_class: type
 
-    def files(self, data_dir: str) -> list[Path]:
-        own = below(Path(data_dir, self.torchvision_class.base_folder))
-        return super().files(data_dir) or own
-
     def find_elsewhere(self, split: str, count: int, data_dir: str) -> Found:
         try:
             found = self.torchvision_class(data_dir, train=split == "train", download=True)
@@ -171,9 +159,6 @@ class ClassFolders(DataSet):
     Classes are the folders in alphabetical order, as many as ``class_names``. They take turns: the
     first k images of every class, in a shuffled order, come before any class's next.
     """
-
-    def files(self, data_dir: str) -> list[Path]:
-        return below(Path(data_dir, self.name))
 
     def find(self, split: str, count: int, data_dir: str) -> Found:
         folder = self.folder(data_dir) / {"train": "train", "test": "val"}[split]
@@ -206,9 +191,6 @@ class ChestXray14(DataSet):
     TABLE = "Data_Entry_2017.csv"
     COLUMNS = ("Image Index", "Finding Labels", "Patient ID")
     LISTS: ClassVar = {"train": "train_val_list.txt", "test": "test_list.txt"}
-
-    def files(self, data_dir: str) -> list[Path]:
-        return below(Path(data_dir, self.name))
 
     def find(self, split: str, count: int, data_dir: str) -> Found:
         folder = self.folder(data_dir)
@@ -250,12 +232,6 @@ class ChestXray14(DataSet):
         patients = np.random.RandomState(SEED).permutation(np.unique(table["Patient ID"]))
         tested = table["Patient ID"].isin(patients[: len(patients) // 5])
         return table[tested if split == "test" else ~tested]
-
-
-def below(folder: Path) -> list[Path]:
-    """All files in a folder and its folders, in order."""
-    found = os.walk(folder, followlinks=True)
-    return sorted(Path(top, name) for top, _, names in found for name in names)
 
 
 def from_files(files: list[Path]) -> list[Picture]:
