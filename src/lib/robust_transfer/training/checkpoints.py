@@ -79,12 +79,17 @@ def _slots(
     return state
 
 
+def history(path: Path) -> list[dict]:
+    """Rows of the epochs in a checkpoint; none where none can be read."""
+    try:
+        return [*json.loads(_metadata(path)["progress"])["history"]]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
 def epochs_done(path: Path) -> int:
     """Number of epochs in a checkpoint; 0 where none can be read."""
-    try:
-        return len(json.loads(_metadata(path)["progress"])["history"])
-    except (KeyError, TypeError, ValueError):
-        return 0
+    return len(history(path))
 
 
 def threads(path: Path) -> int:
