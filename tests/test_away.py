@@ -332,7 +332,7 @@ def test_the_clock_stops_a_run_which_then_goes_on(borrowed, tmp_path):
     (tmp_path / "endless.yaml").write_text(yaml.safe_dump(endless))
     command = [
         *(sys.executable, "-m", "scripts.away", "run", "--profile", str(tmp_path / "endless.yaml")),
-        *("--networks", "nat", "--seconds", "25", "--workers", "1"),
+        *("--networks", "nat", "--seconds", "40", "--workers", "1"),
         *("--packs", str(tmp_path / "packs"), "--results-dir"),
     ]
     epochs = []

@@ -7,9 +7,9 @@ pixels.
 
 import io
 import pickle
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -25,14 +25,10 @@ def square(source: Source, side: int) -> np.ndarray:
     shorter side becomes ``side``, what the longer one has more is cut off. Grey becomes three equal
     channels.
     """
-    if isinstance(source, np.ndarray):
-        image = Image.fromarray(source)
-    else:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-    image = image.convert("RGB")
-    if image.size != (side, side):
-        image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
-    return np.asarray(image).transpose(2, 0, 1)
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    image = Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(stream)
+    fitted = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
+    return np.asarray(fitted).transpose(2, 0, 1)
 
 
 def elsewhere(sources: list[Source], out: np.ndarray) -> bool:
@@ -42,9 +38,8 @@ def elsewhere(sources: list[Source], out: np.ndarray) -> bool:
         Whether all are there; if not, opening them here says what is wrong.
     """
     command = [sys.executable, "-P", __file__]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     try:
-        with subprocess.Popen(command, **pipes) as process:
+        with Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL) as process:
             pickle.dump((sources, out.shape[-1]), process.stdin)
             process.stdin.close()
             return process.stdout.readinto(out.reshape(-1)) == out.size
@@ -52,12 +47,7 @@ def elsewhere(sources: list[Source], out: np.ndarray) -> bool:
         return False
 
 
-def main() -> None:
-    """Read sources, and write what they show."""
-    sources, side = pickle.load(sys.stdin.buffer)
-    for source in sources:
-        sys.stdout.buffer.write(square(source, side).tobytes())
-
-
 if __name__ == "__main__":
-    main()
+    given, size = pickle.load(sys.stdin.buffer)
+    for picture in given:
+        sys.stdout.buffer.write(square(picture, size).tobytes())

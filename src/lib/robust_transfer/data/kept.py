@@ -6,6 +6,7 @@ The files are in ``paths.DECODED``, beside the results; whoever wants the room m
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import PIL
@@ -38,13 +39,10 @@ def get_or_make(name: str, what: str, folder: Path, make: Callable[[], Images]) 
     path = paths.DECODED / f"{name}-{key}.safetensors"
     if (images := _read(path)) is None:
         try:
-            held = lock(paths.DECODED).acquire()  # others wait, to find what this process makes
-        except OSError:  # nothing can be kept here
-            return make()
-        with held:
-            if (images := _read(path)) is None:
-                images = make()
-                _write(path, images)
+            with lock(paths.DECODED):  # others wait, to find what this process makes
+                images = _read(path) or _write(path, make())
+        except OSError:  # nothing can be kept here, or the images cannot be made: then say so
+            images = make()
     return images
 
 
@@ -58,13 +56,12 @@ def _read(path: Path) -> Images | None:
         return None
 
 
-def _write(path: Path, images: Images) -> None:
+def _write(path: Path, images: Images) -> Images:
     """Keep images, where there is room for them."""
     half = path.with_name(f".{path.name}")
     tensors = {"pixels": images.pixels, "labels": images.labels}
-    try:
+    with suppress(OSError, SafetensorError):
         safetensors.torch.save_file(tensors, half, {"fingerprint": images.fingerprint})
-        os.chmod(half, 0o644)
-        os.replace(half, path)
-    except (OSError, SafetensorError):
-        half.unlink(missing_ok=True)
+        half.replace(path)
+    half.unlink(missing_ok=True)
+    return images

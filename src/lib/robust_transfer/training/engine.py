@@ -145,8 +145,7 @@ class FoldedConvolution(nn.Module):
             geometry = ([self.stride] * 2, [1, 1], [1, 1], 1)  # stride, padding, dilation, groups
             if added is None:
                 return torch.cudnn_convolution_relu(x, self.weight, self.bias, *geometry)
-            then = added, 1.0, self.bias
-            return torch.cudnn_convolution_add_relu(x, self.weight, *then, *geometry)
+            return torch.cudnn_convolution_add_relu(x, self.weight, added, 1, self.bias, *geometry)
         out = F.conv2d(x, self.weight, self.bias, self.stride, padding=1)
         return (out if added is None else out.add_(added)).relu_()
 
