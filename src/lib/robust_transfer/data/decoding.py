@@ -37,9 +37,9 @@ def elsewhere(sources: list[Source], out: np.ndarray) -> bool:
     Returns:
         Whether all are there; if not, opening them here says what is wrong.
     """
-    command = [sys.executable, "-P", __file__]
+    program = [sys.executable, "-P", __file__]
     try:
-        with Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL) as process:
+        with Popen(program, stdin=PIPE, stdout=PIPE, stderr=DEVNULL) as process:
             pickle.dump((sources, out.shape[-1]), process.stdin)
             process.stdin.close()
             return process.stdout.readinto(out.reshape(-1)) == out.size

@@ -25,16 +25,16 @@ def get_or_make(name: str, what: str, folder: Path, make: Callable[[], Images]) 
     """The kept images, or else new ones, which are kept. A damaged file is made anew.
 
     Args:
-        name: of the file.
-        what: which of the images in ``folder`` are wanted, and how; other words, another file.
+        name: of the file: which images, and how large.
+        what: the data set in words; other words, another file.
         folder: what the images are made of: files known by path, size and time of change.
         make: makes the images.
     """
     found = [Path(top, n) for top, _, names in os.walk(folder, followlinks=True) for n in names]
     if not found:
         return make()
-    stats = [(str(file.relative_to(folder)), file.stat()) for file in sorted(found)]
-    known = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+    stats = [(file.relative_to(folder), file.stat()) for file in sorted(found)]
+    known = [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
     key = hashlib.sha256(repr((what, known, PIL.__version__)).encode()).hexdigest()[:16]
     path = paths.DECODED / f"{name}-{key}.safetensors"
     if (images := _read(path)) is None:
@@ -48,12 +48,10 @@ def get_or_make(name: str, what: str, folder: Path, make: Callable[[], Images]) 
 
 def _read(path: Path) -> Images | None:
     """The images in a file; None if there is none, or not what was written."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            images = gather(file.get_tensor("pixels"), file.get_tensor("labels"))
-            return images if file.metadata()["fingerprint"] == images.fingerprint else None
-    except (OSError, SafetensorError, KeyError, TypeError):
-        return None
+    damaged = OSError, SafetensorError, KeyError, TypeError
+    with suppress(*damaged), safetensors.safe_open(path, "pt") as file:
+        images = gather(file.get_tensor("pixels"), file.get_tensor("labels"))
+        return images if file.metadata()["fingerprint"] == images.fingerprint else None
 
 
 def _write(path: Path, images: Images) -> Images:

@@ -18,8 +18,6 @@ from torchvision.datasets import ImageFolder
 from robust_transfer.data import decoding, glyphs
 
 SEED = 0  # of every order made here, by NumPy's legacy generator, which never changes its stream
-
-
 SHARE = 1000
 """Pictures for which it pays to start a process."""
 
@@ -101,19 +99,17 @@ class Parquet(DataSet):
         shards = sorted(self.folder(data_dir).glob(f"{stem}-*.parquet"))
         if not shards:
             return self.find_elsewhere(split, count, data_dir)
-        pictures: list[Picture] = []
-        labels: list[int] = []
+        pictures, labels = [], []
         for index, shard in enumerate(shards):
             if f"-{index:05d}-of-" not in shard.name:
-                raise FileNotFoundError(
-                    f"{shard.parent}: shard {index} of {self.name} {stem} is missing"
-                )
+                missing = f"shard {index} of {self.name} {stem} is missing"
+                raise FileNotFoundError(f"{shard.parent}: {missing}")
             try:
-                table = parquet.read_table(shard, columns=[self.image_column, self.label_column])
-                table = table.slice(0, count - len(labels))
-                cells = table[self.image_column].to_pylist()
+                columns = [self.image_column, self.label_column]
+                table = parquet.read_table(shard, columns=columns).slice(0, count - len(labels))
+                cells, numbers = (table[column].to_pylist() for column in columns)
                 pictures += [Picture(shard, cell["bytes"]) for cell in cells]
-                labels += table[self.label_column].to_pylist()
+                labels += numbers
             except Exception as error:
                 raise unreadable(shard, self.name, error) from None
             if len(labels) == count:
@@ -176,7 +172,7 @@ class ClassFolders(DataSet):
         labels = pd.Series(np.asarray(found.targets, dtype=np.int64)[order])
         turns = np.argsort(labels.groupby(labels).cumcount(), kind="stable")[:count]
         files = [Path(found.samples[index][0]) for index in order[turns]]
-        return from_files(files), labels.to_numpy()[turns]
+        return [Picture(file, file) for file in files], labels.to_numpy()[turns]
 
 
 class ChestXray14(DataSet):
@@ -208,7 +204,7 @@ class ChestXray14(DataSet):
         # "No Finding" is no column: it is the label of zeros.
         findings = rows["Finding Labels"].str.get_dummies("|")
         labels = findings.reindex(columns=self.class_names, fill_value=0).to_numpy(np.float32)
-        return from_files([files[name] for name in rows["Image Index"]]), labels
+        return [Picture(files[name], files[name]) for name in rows["Image Index"]], labels
 
     def rows(self, folder: Path, split: str) -> pd.DataFrame:
         """Return the rows of the table that belong to a split, in the table's order."""
@@ -232,11 +228,6 @@ class ChestXray14(DataSet):
         patients = np.random.RandomState(SEED).permutation(np.unique(table["Patient ID"]))
         tested = table["Patient ID"].isin(patients[: len(patients) // 5])
         return table[tested if split == "test" else ~tested]
-
-
-def from_files(files: list[Path]) -> list[Picture]:
-    """List image files as pictures."""
-    return [Picture(file, file) for file in files]
 
 
 def in_memory(pixels: np.ndarray) -> list[Picture]:
@@ -277,6 +268,5 @@ def decode(pictures: list[Picture], name: str, side: int) -> np.ndarray:
                 raise unreadable(picture.file, name, error) from None
 
     with ThreadPoolExecutor(threads) as pool:  # each waits for a process
-        for _ in pool.map(put, range(0, len(pictures), share)):
-            pass
+        list(pool.map(put, range(0, len(pictures), share)))
     return pixels

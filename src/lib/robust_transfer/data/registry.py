@@ -126,11 +126,10 @@ def load(name: str, split: str, count: int, data_dir: str = "", image_size: int 
         pictures, labels = dataset.find(split, count, data_dir)
         return gather(torch.from_numpy(decode(pictures, name, side)), torch.from_numpy(labels))
 
-    known_code = type(dataset).__module__ == layouts.__name__  # one's own may change
-    if not (data_dir and known_code and 3 * side**2 * count >= kept.LEAST):
-        return make()
-    known_as = f"{name}-{split}-{count}-{side}"
-    return kept.get_or_make(known_as, f"{known_as} {dataset}", Path(data_dir, name), make)
+    known_as, folder = f"{name}-{split}-{count}-{side}", Path(data_dir, name)
+    ours = type(dataset).__module__ == layouts.__name__  # one's own code may change
+    worth_it = ours and data_dir and 3 * side**2 * count >= kept.LEAST
+    return kept.get_or_make(known_as, repr(dataset), folder, make) if worth_it else make()
 
 
 @lru_cache(maxsize=1)

@@ -44,9 +44,8 @@ def batch_size(most: int, model: nn.Module, pixels: Tensor) -> int:
 
 def cores() -> int:
     """Cores that this process may use; in a container they can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    known = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 @contextmanager
@@ -170,9 +169,9 @@ def _one_dnn_takes(x: Tensor) -> bool:
 
 def _cudnn_takes(x: Tensor) -> bool:
     """Whether cuDNN is here, on a GPU that fuses bf16; images, of 3 channels, it does not take."""
-    if x.device.type != "cuda" or x.dtype != torch.bfloat16 or x.shape[1] % 8:
+    if x.device.type != "cuda" or x.dtype != torch.bfloat16 or not torch.version.cuda:
         return False
-    return torch.version.cuda is not None and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    return x.shape[1] % 8 == 0 and torch.cuda.get_device_capability(x.device) >= (8, 0)
 
 
 def _one_dnn(
