@@ -312,10 +312,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "work":
             work(profile, options.networks, runner)
         else:
-            missing = file(profile, Path(options.packs), runner, options.networks)
-            print(
-                f"not finished yet: {', '.join(missing)}" if missing else "everything is published"
-            )
+            missing = ", ".join(file(profile, Path(options.packs), runner, options.networks))
+            print(f"not finished yet: {missing}" if missing else "everything is published")
     except (ValueError, OSError, RuntimeError) as error:
         return _say(error, 1)
     return 0
