@@ -11,40 +11,58 @@ Here, with the packs that came back:
 A pack is a tar of records (configuration, history, weights, outcomes) and of checkpoints of what is
 not finished. On another machine the packs of before go along, and nothing is trained twice; what
 was filed at home is in ``book/results``, and goes along with the repository. On the same machine
-``--home`` leaves out what came home before, where all together is too much. A borrowed machine
-needs neither the notebooks' packages nor git (what else ``requirements.txt`` has and it lacks, for
-instance pydantic, travels as wheels); ``COMMIT=…`` in its environment says what is run. Where
-``nvidia-cuda-mps-control -d`` can be started, and ended after each call, the kernels of ``--workers
-3`` share the GPU; otherwise they take turns, and only hide what a network does on the CPU.
+``--home`` leaves out what came home before, where all together is too much. Until they are packed,
+results are in shared memory, where there is enough: no checkpoint waits for a disk.
+
+A borrowed machine needs neither the notebooks' packages nor git; ``COMMIT=…`` in its environment
+says what is run, and ``PYTHONPATH`` must name ``src/lib``. What else ``requirements.txt`` has and
+it lacks travels as wheels for its Python: pydantic, for instance, with pydantic_core,
+typing-inspection, annotated-types and typing-extensions, by ``pip download --only-binary :all:``
+here and ``pip install --no-index --find-links FOLDER pydantic`` there.
+
+With ``--workers 2`` or more NVIDIA's process service (MPS) is started, where there is one, and
+ended again: without it the kernels of several networks only take turns on a GPU. A refused option
+ends with one line and exit code 2, what fails later with exit code 1.
 """
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Collection
-from contextlib import suppress
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from robust_transfer import paths
+from robust_transfer.data.registry import load
 from robust_transfer.davchev2019 import experiment
 from robust_transfer.davchev2019.experiment import Network, Profile
 from robust_transfer.evaluation import accuracies
 from robust_transfer.evaluation.accuracies import Evaluation, EvaluationConfig
 from robust_transfer.files import write_atomically
-from robust_transfer.records.store import CHECKPOINT
+from robust_transfer.records.store import CHECKPOINT, HISTORY
 from robust_transfer.runner import Runner
-from robust_transfer.training.checkpoints import epochs_done
+from robust_transfer.training.checkpoints import epochs_done, history
 
 PACK_BYTES, PACKS = 16 << 20, 4
 """What comes back: so many files of at most so many bytes."""
-LEFT_OUT = (".*", "*.damaged", "examples-*")
+LEFT_OUT = (".*", "*.damaged", "examples-*", f"{paths.DECODED.name}/*")
 """Locks, files half written and damaged ones, and what is made anew in seconds."""
+MEMORY, ROOM = Path("/dev/shm"), 1 << 30
+"""Where results are until they are packed, if so many bytes are free there."""
+SERVICE = "nvidia-cuda-mps-control"
+CUDA_PROGRAM = "import torch; torch.ones(1, device='cuda').sum().item()"
+"""Once it has run under the process service, workers may start."""
+POLL_SECONDS = 2
+"""Between two looks at the histories."""
 SAMPLE = 200
 """Test images on which a network is attacked again at home."""
 HALF = 0.5
@@ -136,11 +154,15 @@ def unpack(packs: Path, results: Path) -> None:
     """Take packs apart; files that are there stay, but for a checkpoint that has fewer epochs.
 
     Raises:
-        tarfile.TarError: a pack is damaged, or would write outside the folder.
+        ValueError: a pack is damaged, or would write outside the folder; names it.
     """
     for path in sorted(packs.glob("pack-*.tar")):
-        with tarfile.open(path) as tar, tempfile.TemporaryDirectory() as folder:
-            tar.extractall(folder, filter="data")
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                with tarfile.open(path) as tar:
+                    tar.extractall(folder, filter="data")
+            except tarfile.TarError as error:
+                raise ValueError(f"{path}: not a readable pack, copy it anew ({error})") from None
             for new in sorted(Path(folder).glob("*/*")):
                 there = results / new.relative_to(folder)
                 further = new.name == CHECKPOINT and epochs_done(new) > epochs_done(there)
@@ -180,7 +202,7 @@ def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> li
         What is not finished yet.
 
     Raises:
-        ValueError: outcomes differ from those found here; all of these are named.
+        RuntimeError: outcomes differ from those found here; all of these are named.
     """
     from robust_transfer.book import pipeline  # here: its packages are not on a borrowed machine
 
@@ -195,64 +217,177 @@ def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> li
                 except ValueError as error:
                     problems.append(str(error))
     if problems:
-        raise ValueError("; ".join(problems))
+        raise RuntimeError("; ".join(problems))
     return pipeline.publish(profile, runner.store)
 
 
+def run(options: argparse.Namespace, runner: Runner, given: list[str]) -> int:
+    """Do what was ``given`` in a process that is ended after some seconds, and pack the results."""
+    end = time.monotonic() + options.seconds
+    results, packs = Path(runner.results_dir), Path(options.packs)
+    home = Path(options.home).read_text().split() if options.home else ()
+    unpack(packs, results)
+    told = {folder: len(rows) for folder, rows in histories(results)}
+    arguments = ["work" if word == "run" else word for word in given]
+    command = [sys.executable, "-m", "scripts.away", *arguments, "--results-dir", str(results)]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the child
+    with process_service(options.workers):
+        child = subprocess.Popen(command, cwd=paths.ROOT, start_new_session=True)
+        try:
+            code = None
+            while code is None and (left := end - time.monotonic()) > 0:
+                with suppress(subprocess.TimeoutExpired):
+                    code = child.wait(min(POLL_SECONDS, left))
+                tell(results, told)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # its workers too, so that nothing is written
+            child.wait()
+    left_out = pack(results, packs, home)
+    done = len(list(results.glob("*/record.json")))
+    text = {None: "time is up", 0: "everything is done"}.get(code, f"stopped with exit code {code}")
+    print(f"{text}: {done} networks are finished")
+    for path in left_out:
+        print(f"does not fit: {path.relative_to(results)}")
+    return code or 0
+
+
+@contextmanager
+def process_service(workers: int) -> Iterator[None]:
+    """Let several workers share a GPU, where NVIDIA's process service (MPS) is there."""
+    control = shutil.which(SERVICE) if workers > 1 else None
+    began = False
+    try:
+        began = control is not None and _runs(control, "-d")
+        if began and not _runs(sys.executable, "-c", CUDA_PROGRAM):
+            print(f"no CUDA program runs under {SERVICE}: workers take turns", flush=True)
+            began = not _runs(control, text="quit\n")
+        yield
+    finally:
+        if began:
+            _runs(control, text="quit\n")
+
+
+def _runs(*command: str, text: str = "") -> bool:
+    """Whether a command that reads ``text`` succeeds within a minute."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 60}
+    try:
+        return subprocess.run(command, input=text, text=True, **quiet).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def histories(results: Path) -> Iterator[tuple[str, list[dict]]]:
+    """Every network's folder, and the rows of its history so far."""
+    for folder in sorted(results.glob("*/")):
+        rows = history(folder / CHECKPOINT)
+        if not rows and (folder / HISTORY).exists():
+            rows = pd.read_csv(folder / HISTORY).to_dict("records")
+        yield folder.name, rows
+
+
+def tell(results: Path, told: dict[str, int]) -> None:
+    """Print the rows of all histories that were not told before."""
+    for folder, rows in histories(results):
+        for row in rows[told.get(folder, 0) :]:
+            said = {k: v for k, v in row.items() if pd.notna(v)}  # natural training attacks nothing
+            epoch, seconds = said.pop("epoch") + 1, said.pop("seconds")
+            words = ", ".join(f"{name} {value:.4g}" for name, value in said.items())
+            text = f"{folder}: epoch {epoch}, {seconds:.1f} s, {words}"
+            print(f"\r{text:<88}", flush=True)  # over the bar of the process that trains
+        told[folder] = max(len(rows), told.get(folder, 0))
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    """Run a command; returns the exit code, 2 for a refused option and 1 for what failed."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = _parser().parse_args(given)
+        profile, runner = _checked(options)
+    except (ValueError, OSError) as error:
+        return _say(error, 2)
+    try:
+        if options.command == "run":
+            return run(options, runner, given)
+        if options.command == "work":
+            work(profile, options.networks, runner)
+        else:
+            missing = ", ".join(file(profile, Path(options.packs), runner, options.networks))
+            print(f"not finished yet: {missing}" if missing else "everything is published")
+    except (ValueError, OSError, RuntimeError) as error:
+        return _say(error, 1)
+    return 0
+
+
+def _say(error: Exception, code: int) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _checked(options: argparse.Namespace) -> tuple[Profile, Runner]:
+    """What the options say; an error, before minutes are spent, if they cannot work."""
     profile = experiment.read_profile(experiment.profile_path(options.profile))
-    results = Path(paths.resolve(options.results_dir))
-    runner = Runner(
+    select(profile, options.networks)
+    if options.home and not Path(options.home).is_file():
+        raise ValueError(f"home = {options.home!r}: no such file")
+    for name in ("packs", "results_dir", "data_dir"):
+        path = Path(given := getattr(options, name))
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{name} = {given!r}: a file; allowed is a folder")
+        there_already = name == "data_dir" or (name == "packs" and options.command == "file")
+        if there_already and not path.exists():
+            raise ValueError(f"{name} = {given!r}: no such folder")
+    if options.command != "work":  # which a run has checked
+        Path(options.packs).mkdir(parents=True, exist_ok=True)
+        for dataset in (profile.source_dataset, profile.target_dataset):
+            load(dataset, "test", 1, options.data_dir)
+    away = options.command != "file" and MEMORY.is_dir()
+    if not options.results_dir and away and shutil.disk_usage(MEMORY).free >= ROOM:
+        results = MEMORY / f"robust_transfer-{os.getuid()}"
+    else:
+        results = paths.resolve(options.results_dir or "results")
+    return profile, Runner(
         results_dir=str(results),
         published_dir=str(paths.PUBLISHED / profile.folder),
         data_dir=options.data_dir,
         workers=options.workers,
     )
-    packs = Path(options.packs)
-    if options.command == "work":
-        work(profile, options.networks, runner)
-    elif options.command == "run":
-        home = Path(options.home).read_text().split() if options.home else ()
-        unpack(packs, results)
-        given = list(sys.argv[1:] if arguments is None else arguments)
-        given[given.index("run")] = "work"
-        command = [sys.executable, "-m", "scripts.away", *given]
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the child
-        child = subprocess.Popen(command, cwd=paths.ROOT, start_new_session=True)
-        try:
-            code = child.wait(options.seconds)
-            text = "everything is done" if code == 0 else f"stopped with exit code {code}"
-        except subprocess.TimeoutExpired:
-            code, text = 0, "time is up"
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)  # its workers too, so that nothing is written
-            child.wait()
-        left = pack(results, packs, home)
-        done = len(list(results.glob("*/record.json")))
-        print(f"{text}: {done} networks are finished")
-        for path in left:
-            print(f"does not fit: {path.relative_to(results)}")
-        return code
-    else:
-        missing = file(profile, packs, runner, options.networks)
-        print(f"not finished yet: {', '.join(missing)}" if missing else "everything is published")
-    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names what it refuses in one line."""
+
+    def error(self, message: str) -> None:
+        raise ValueError(message)
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    """A whole number from ``least`` on."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text}: allowed are whole numbers from {least}")
+        return int(text)
+
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="scripts.away", description=__doc__)
-    parser.add_argument("command", choices=("run", "work", "file"))
-    parser.add_argument("--profile", default="fast", help="name or file of a profile")
-    parser.add_argument("--networks", default=[], nargs="*", help="ids; all without it")
-    parser.add_argument("--seconds", default=540, type=int, help="from now to stopping and packing")
-    parser.add_argument("--packs", default="packs", help="folder of the packs")
-    parser.add_argument("--home", default="", help="file that lists what came home: ls -d */*")
-    parser.add_argument("--data-dir", default="", help="folder of the images")
-    parser.add_argument("--results-dir", default="results", help="folder of the records")
-    parser.add_argument("--workers", default=0, type=int, help="networks side by side")
+    parser = _Parser(
+        prog="scripts.away",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("command", choices=("run", "work", "file"))
+    add("--profile", default="fast", help="name or file of a profile")
+    add("--networks", default=[], nargs="*", help="ids; all without it")
+    add("--seconds", default=540, type=_whole(1), help="from now to stopping and packing")
+    add("--packs", default="packs", help="folder of the packs")
+    add("--home", default="", help="file that lists what came home: ls -d */*")
+    add("--data-dir", default="", help="folder of the images")
+    add("--results-dir", default="", help="folder of the records; else in memory, or results")
+    add("--workers", default=0, type=_whole(0), help="networks side by side")
     return parser
 
 

@@ -1,6 +1,8 @@
 """A run on a borrowed machine: stopped by the clock, packed, gone on with elsewhere, filed."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,7 +58,11 @@ def finished(folder):
 
 def test_a_run_comes_home_and_is_filed(there, borrowed, capfd):
     assert there("run", "first") == 0
-    assert "everything is done: 5 networks are finished" in capfd.readouterr().out
+    output = capfd.readouterr().out
+    assert "everything is done: 5 networks are finished" in output
+    told = r"\r{}-s1-\w+: epoch \d, [\d.]+ s, learning_rate .*{} [\d.]+ *\n"
+    for network, last, epochs in (("pgd", "adversarial", 2), ("surrogate", "natural", 2)):
+        assert len(re.findall(told.format(network, last), output)) == epochs
     packs = sorted((borrowed / "packs").glob("pack-*.tar"))
     assert packs and all(path.stat().st_size <= away.PACK_BYTES for path in packs)
 
@@ -79,22 +85,70 @@ def test_a_run_comes_home_and_is_filed(there, borrowed, capfd):
     )
 
 
-def test_a_missing_list_of_what_came_home_is_named_before_anything_runs(there, borrowed):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        there("run", "never", "--home", "nowhere")
+@pytest.fixture
+def file(tmp_path):
+    """A file where a folder should be."""
+    (tmp_path / "file").write_text("")
+    return str(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--home", "nowhere"], "home = 'nowhere': no such file"),
+        (["--profile", "slow"], "profile = 'slow': allowed are fast, .*, or a file"),
+        (["--networks", "pgd", "gpd"], "networks = 'gpd': allowed are fgsm, "),
+        (["--data-dir", "nowhere"], "data_dir = 'nowhere': no such folder"),
+        (["--profile", "fast"], "data_dir = '': cifar100 needs the folder of its images"),
+        (["--data-dir", "FILE"], "data_dir = '.*file': a file; allowed is a folder"),
+        (["--packs", "FILE"], "packs = '.*file': a file; allowed is a folder"),
+        (["--results-dir", "FILE"], "results_dir = '.*file': a file; allowed is a folder"),
+        (["--packs", "FILE/packs"], ".* Not a directory: '.*file/packs'"),
+        (["--seconds", "0"], "argument --seconds: 0: allowed are whole numbers from 1"),
+        (["--seconds", "soon"], "argument --seconds: soon: allowed are whole numbers from 1"),
+        (["--workers", "-1"], "argument --workers: .*"),
+        (["--worker", "two"], "argument --workers: two: allowed are whole numbers from 0"),
+        (["--faster"], "unrecognized arguments: --faster"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_refused_option_is_named_in_one_line_before_anything_runs(
+    there, borrowed, file, capfd, arguments, message
+):
+    assert there("run", "never", *(word.replace("FILE", file) for word in arguments)) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and re.fullmatch(f"error: {message}.*\n", err)
     assert not (borrowed / "never").exists()
 
 
-def test_outcomes_that_are_not_the_networks_are_refused(there, borrowed):
+def test_a_command_is_needed(capfd):
+    assert away.main([]) == 2 and away.main(["walk"]) == 2
+    first, second = capfd.readouterr().err.splitlines()
+    assert first == "error: the following arguments are required: command"
+    assert second.startswith("error: argument command: invalid choice: 'walk'")
+
+
+def test_packs_that_did_not_come_and_damaged_ones_are_named(there, borrowed, tmp_path, capfd):
+    assert there("file", "never", "--packs", "nowhere") == 2
+    assert capfd.readouterr().err == "error: packs = 'nowhere': no such folder\n"
+    (tmp_path / "pack-0.tar").write_text("half a pack")
+    for command in ("run", "file"):
+        assert there(command, "never", "--packs", str(tmp_path)) == 1
+        assert re.fullmatch(
+            "error: .*pack-0.tar: not a readable pack, copy it anew .*\n", capfd.readouterr().err
+        )
+    assert not (borrowed / "never").exists()
+
+
+def test_outcomes_that_are_not_the_networks_are_refused(there, borrowed, capfd):
     there("run", "first")
     shutil.copytree(borrowed / "first", borrowed / "altered")
     for path in (borrowed / "altered").glob("pgd-s1-*/evaluation-*.json"):
         outcomes = json.loads(path.read_text())["outcomes"]
         alter(path, outcomes=outcomes | {"natural": outcomes["wb_pgd"]})
-    with pytest.raises(
-        ValueError, match=r"^pgd, seed 1: .* outcomes in natural differ from the record"
-    ):
-        there("file", "altered")
+    assert there("file", "altered") == 1
+    message = "error: pgd, seed 1: .* outcomes in natural differ from the record"
+    assert re.match(message, capfd.readouterr().err)
 
 
 def test_what_does_not_fit_is_named_and_is_not_a_finished_record(tmp_path, monkeypatch):
@@ -162,6 +216,106 @@ def test_a_pack_full_of_small_files_is_no_larger_than_allowed(tmp_path, monkeypa
     assert all(len(list(folder.iterdir())) == 3 for folder in (tmp_path / "there").iterdir())
 
 
+def test_decoded_images_are_not_packed(tmp_path):
+    for name in ("a/record.json", "decoded/cifar10.safetensors"):
+        path = tmp_path / "results" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("")
+    away.pack(tmp_path / "results", tmp_path / "packs")
+    away.unpack(tmp_path / "packs", tmp_path / "there")
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("command", "free", "given", "expected"),
+    [
+        ("run", 2 << 30, "", "memory"),
+        ("run", 2 << 20, "", "disk"),  # a container's
+        ("run", None, "", "disk"),
+        ("file", 2 << 30, "", "disk"),
+        ("run", 2 << 30, "own", "own"),
+    ],
+)
+def test_results_are_in_memory_where_there_is_room(
+    tmp_path, monkeypatch, command, free, given, expected
+):
+    monkeypatch.setattr(away, "MEMORY", tmp_path / "memory")
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    if free:
+        (tmp_path / "memory").mkdir()
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    places = {"memory": tmp_path / "memory" / f"robust_transfer-{os.getuid()}"}
+    places |= {"disk": tmp_path / "results", "own": tmp_path / "own"}
+    options = ["--profile", "smoke", "--packs", str(tmp_path)]
+    options += ["--results-dir", str(places[given])] if given else []
+    _, runner = away._checked(away._parser().parse_args([command, *options]))
+    assert runner.results_dir == str(places[expected])
+
+
+FAKE = """#!/bin/sh
+if [ "$1" = -d ]; then echo start >> "$CALLS"; exit $REFUSES; fi
+cat >> "$CALLS"
+"""
+
+
+@pytest.fixture
+def service(tmp_path, monkeypatch):
+    """NVIDIA's command as one that records its calls, and a CUDA program likewise."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / away.SERVICE).write_text(FAKE)
+    (tmp_path / "bin" / away.SERVICE).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("REFUSES", "0")
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    program = "import os; open(os.environ['CALLS'], 'a').write('program\\n')"
+    monkeypatch.setattr(away, "CUDA_PROGRAM", program)
+    (tmp_path / "calls").write_text("")
+    return lambda: (tmp_path / "calls").read_text().split()
+
+
+def test_the_process_service_is_there_before_workers_and_ends_after_them(service):
+    with away.process_service(2):
+        assert service() == ["start", "program"]
+    assert service() == ["start", "program", "quit"]
+    with pytest.raises(SystemExit), away.process_service(2):
+        sys.exit(143)
+    assert service()[3:] == ["start", "program", "quit"]
+
+
+def test_one_worker_needs_no_process_service(service):
+    for workers in (0, 1):
+        with away.process_service(workers):
+            pass
+    assert service() == []
+
+
+def test_a_process_service_of_others_is_not_ended(service, monkeypatch):
+    monkeypatch.setenv("REFUSES", "1")
+    with away.process_service(2):
+        pass
+    assert service() == ["start"]
+
+
+def test_a_process_service_under_which_nothing_runs_is_ended(service, monkeypatch, capsys):
+    monkeypatch.setattr(away, "CUDA_PROGRAM", "raise SystemExit(1)")
+    with away.process_service(2):
+        assert service() == ["start", "quit"]
+    assert service() == ["start", "quit"]
+    assert "no CUDA program runs under nvidia-cuda-mps-control" in capsys.readouterr().out
+
+
+def test_without_nvidias_command_workers_take_turns(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with away.process_service(2):
+        pass
+
+
+def test_a_run_of_two_workers_has_the_process_service(there, service, tmp_path):
+    assert there("run", "service", "--workers", "2", "--networks", "nat") == 0
+    assert service() == ["start", "program", "quit"]
+
+
 def test_a_borrowed_machine_needs_no_notebooks(tmp_path):
     """The run imports none of papermill, nbformat, IPython or jupyter-book."""
     code = "import sys; sys.path.insert(0, 'src/lib'); import scripts.away; print(*sys.modules)"
@@ -178,7 +332,7 @@ def test_the_clock_stops_a_run_which_then_goes_on(borrowed, tmp_path):
     (tmp_path / "endless.yaml").write_text(yaml.safe_dump(endless))
     command = [
         *(sys.executable, "-m", "scripts.away", "run", "--profile", str(tmp_path / "endless.yaml")),
-        *("--networks", "nat", "--seconds", "25", "--workers", "1"),
+        *("--networks", "nat", "--seconds", "40", "--workers", "1"),
         *("--packs", str(tmp_path / "packs"), "--results-dir"),
     ]
     epochs = []

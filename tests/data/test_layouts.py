@@ -1,7 +1,6 @@
 """Every layout is read whole, in its order, or the error says in one line what is wrong with it."""
 
 import hashlib
-import io
 import pickle
 import shutil
 from types import SimpleNamespace
@@ -13,32 +12,15 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 import torchvision
-from PIL import Image
+from pictures import drawn, write_image, write_shard
 
-from robust_transfer.data import glyphs, layouts
+from robust_transfer.data import glyphs, kept, layouts
 from robust_transfer.data.registry import DATASETS, load
 
 
-def drawn(count, side=32, seed=0):
-    """Images uint8 ``(count, side, side, 3)``."""
-    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-
-
-def write_image(path, image):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
-def write_shard(path, images, labels, columns=("img", "label")):
-    path.parent.mkdir(exist_ok=True)
-    cells = [{"bytes": png(image), "path": f"{i}.png"} for i, image in enumerate(images)]
-    parquet.write_table(pa.table(dict(zip(columns, (cells, labels), strict=True))), path)
+@pytest.fixture(autouse=True)
+def nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(kept, "LEAST", 2**40)
 
 
 def refused(error, message, *arguments):

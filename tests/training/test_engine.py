@@ -6,6 +6,7 @@ import platform
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import Generator, nn
 from robust_transfer.attacks import EPSILON, PGD, fgsm, input_gradient
 from robust_transfer.data import glyphs
 from robust_transfer.networks.registry import build
+from robust_transfer.training import engine
 from robust_transfer.training.engine import Replay, cores, folded
 from robust_transfer.training.loop import Step, initial_model, load_data, train_epoch
 
@@ -101,6 +103,69 @@ def test_bf16_comes_as_near_as_autocast_does(network):
         assert 1e-4 < error(logits, expected_logits) < 1.5 * error(usual_logits, expected_logits)
         assert same_signs(usual, expected) - 0.01 < same_signs(gradient, expected) < 0.999
     assert torch.equal(outside[0], within[0])
+
+
+A100, BF16 = (8, 0), torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "channels", "cuda", "capability", "taken"),
+    [
+        ("cuda", BF16, 16, "13.0", A100, True),
+        ("cuda", BF16, 3, "13.0", A100, False),  # the stem
+        ("cuda", torch.float32, 16, "13.0", A100, False),
+        ("cuda", BF16, 16, "13.0", (7, 5), False),  # before bf16
+        ("cuda", BF16, 16, None, A100, False),  # AMD's
+        ("cpu", BF16, 16, "13.0", A100, False),
+    ],
+)
+def test_cudnn_takes_bf16_beyond_the_stem(
+    monkeypatch, device, dtype, channels, cuda, capability, taken
+):
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    x = SimpleNamespace(device=torch.device(device), dtype=dtype, shape=(2, channels, 8, 8))
+    assert engine._cudnn_takes(x) is taken
+
+
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_what_cudnn_takes_is_asked_of_it(monkeypatch, shortcut):
+    """Here, without a GPU, PyTorch reads the arguments and then finds no kernel."""
+    monkeypatch.setattr(engine, "_one_dnn_takes", lambda x: False)
+    monkeypatch.setattr(engine, "_cudnn_takes", lambda x: x.shape[1] % 8 == 0)
+    block = folded(lived_in("resnet8"), "bf16").blocks[0]
+    x = torch.rand(2, 16, 8, 8, dtype=BF16).to(memory_format=torch.channels_last)
+    asked = "cudnn_convolution_add_relu" if shortcut else "cudnn_convolution_relu"
+    with pytest.raises(NotImplementedError, match=f"'aten::{asked}'"):
+        block.conv1.relu(x, x if shortcut else None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+@every_depth
+@pytest.mark.parametrize("size", [15, 32])
+def test_fused_in_cudnn_a_network_has_the_logits_and_gradient_that_it_has_unfused(
+    monkeypatch, network, size
+):
+    asked = []
+    for name in ("cudnn_convolution_relu", "cudnn_convolution_add_relu"):
+        fused = getattr(torch, name)
+        monkeypatch.setattr(
+            torch, name, lambda *given, fused=fused, name=name: asked.append(name) or fused(*given)
+        )
+    model, (images, labels) = lived_in(network), noise(32, size)
+    expected_logits, expected = exact(model, images, labels)
+    half = folded(model.cuda(), "bf16")
+    found = {}
+    for taken in (True, False):
+        if not taken:
+            monkeypatch.setattr(engine, "_cudnn_takes", lambda x: False)
+        logits, gradient = logits_and_gradient(half, images.cuda(), labels.cuda())
+        found[taken] = logits.cpu(), gradient.cpu()
+        assert len(asked) == 2 * 2 * len(half.blocks)  # two passes, two convolutions a block
+    for logits, gradient in found.values():
+        assert error(logits, expected_logits) < 1.5 * error(found[False][0], expected_logits)
+        assert same_signs(gradient, expected) > same_signs(found[False][1], expected) - 0.01
+    assert error(found[True][0], found[False][0]) < 0.05
 
 
 ATTACKS = {

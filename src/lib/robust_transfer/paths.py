@@ -11,6 +11,7 @@ EXECUTED = BOOK / "_executed"
 GENERATED = BOOK / "_static" / "generated"
 PUBLISHED = BOOK / "results"
 REFERENCE = BOOK / "reference"
+DECODED = ROOT / "results" / "decoded"
 
 
 def resolve(path: str) -> str:

@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import active_children, get_all_start_methods, get_context, parent_process
 from multiprocessing.context import BaseContext
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from typing import Literal
 
@@ -157,6 +158,7 @@ class Runner(Config):
 
     def _announce(self, missing: list[TrainingConfig]) -> None:
         """Find out what cannot work before hours are spent, and say what will run."""
+        _context()  # workers come from a process that imports the library while this one decodes
         Path(self.results_dir).mkdir(parents=True, exist_ok=True)
         device, batch_seconds = self.torch_device, {}
         seconds = bytes_needed = 0
@@ -296,6 +298,7 @@ def _context() -> BaseContext:
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    ensure_running()
     return context
 
 

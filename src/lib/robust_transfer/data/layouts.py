@@ -3,30 +3,30 @@
 A layout lists pictures and labels without decoding any; ``decode`` opens and resizes the pictures.
 """
 
-import io
-from collections.abc import Callable
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as parquet
-from PIL import Image, ImageOps
+import torch
 from torchvision.datasets import ImageFolder
 
-from robust_transfer.data import glyphs
+from robust_transfer.data import decoding, glyphs
 
 SEED = 0  # of every order made here, by NumPy's legacy generator, which never changes its stream
+SHARE = 1000
+"""Pictures for which it pays to start a process."""
 
 
 class Picture(NamedTuple):
-    """An image that is still to be decoded: the file it is in, and how to open it."""
+    """An image that is still to be decoded, and the file it is in."""
 
     file: Path | None
-    open: Callable[[], Image.Image]
+    source: decoding.Source
 
 
 Found = tuple[list[Picture], np.ndarray]
@@ -99,19 +99,17 @@ class Parquet(DataSet):
         shards = sorted(self.folder(data_dir).glob(f"{stem}-*.parquet"))
         if not shards:
             return self.find_elsewhere(split, count, data_dir)
-        pictures: list[Picture] = []
-        labels: list[int] = []
+        pictures, labels = [], []
         for index, shard in enumerate(shards):
             if f"-{index:05d}-of-" not in shard.name:
-                raise FileNotFoundError(
-                    f"{shard.parent}: shard {index} of {self.name} {stem} is missing"
-                )
+                missing = f"shard {index} of {self.name} {stem} is missing"
+                raise FileNotFoundError(f"{shard.parent}: {missing}")
             try:
-                table = parquet.read_table(shard, columns=[self.image_column, self.label_column])
-                table = table.slice(0, count - len(labels))
-                cells = table[self.image_column].to_pylist()
-                pictures += [Picture(shard, partial(from_bytes, cell["bytes"])) for cell in cells]
-                labels += table[self.label_column].to_pylist()
+                columns = [self.image_column, self.label_column]
+                table = parquet.read_table(shard, columns=columns).slice(0, count - len(labels))
+                cells, numbers = (table[column].to_pylist() for column in columns)
+                pictures += [Picture(shard, cell["bytes"]) for cell in cells]
+                labels += numbers
             except Exception as error:
                 raise unreadable(shard, self.name, error) from None
             if len(labels) == count:
@@ -174,7 +172,7 @@ class ClassFolders(DataSet):
         labels = pd.Series(np.asarray(found.targets, dtype=np.int64)[order])
         turns = np.argsort(labels.groupby(labels).cumcount(), kind="stable")[:count]
         files = [Path(found.samples[index][0]) for index in order[turns]]
-        return from_files(files), labels.to_numpy()[turns]
+        return [Picture(file, file) for file in files], labels.to_numpy()[turns]
 
 
 class ChestXray14(DataSet):
@@ -206,7 +204,7 @@ class ChestXray14(DataSet):
         # "No Finding" is no column: it is the label of zeros.
         findings = rows["Finding Labels"].str.get_dummies("|")
         labels = findings.reindex(columns=self.class_names, fill_value=0).to_numpy(np.float32)
-        return from_files([files[name] for name in rows["Image Index"]]), labels
+        return [Picture(files[name], files[name]) for name in rows["Image Index"]], labels
 
     def rows(self, folder: Path, split: str) -> pd.DataFrame:
         """Return the rows of the table that belong to a split, in the table's order."""
@@ -232,19 +230,9 @@ class ChestXray14(DataSet):
         return table[tested if split == "test" else ~tested]
 
 
-def from_bytes(encoded: bytes) -> Image.Image:
-    """Open an encoded image."""
-    return Image.open(io.BytesIO(encoded))
-
-
-def from_files(files: list[Path]) -> list[Picture]:
-    """List image files as pictures."""
-    return [Picture(file, partial(Image.open, file)) for file in files]
-
-
 def in_memory(pixels: np.ndarray) -> list[Picture]:
     """List images, uint8 ``(N, H, W, 3)``, as pictures."""
-    return [Picture(None, partial(Image.fromarray, image)) for image in pixels]
+    return [Picture(None, image) for image in pixels]
 
 
 def unreadable(file: Path | None, name: str, error: Exception) -> OSError:
@@ -254,11 +242,9 @@ def unreadable(file: Path | None, name: str, error: Exception) -> OSError:
 
 
 def decode(pictures: list[Picture], name: str, side: int) -> np.ndarray:
-    """Decode the pictures of the data set ``name`` into one array.
+    """Decode the pictures of the data set ``name`` into one array; see ``decoding.square``.
 
-    Where a picture has another size, its middle square is resized with an antialiasing bicubic
-    filter: the shorter side becomes ``side``, what the longer one has more is cut off. Grey becomes
-    three equal channels.
+    Many of them are decoded in as many processes as there are threads to compute with.
 
     Returns:
         uint8 ``(N, 3, side, side)`` in 0–255, each image written where it stays: at 224 pixels
@@ -268,16 +254,19 @@ def decode(pictures: list[Picture], name: str, side: int) -> np.ndarray:
         OSError: a picture is truncated or altered.
     """
     pixels = np.empty((len(pictures), 3, side, side), np.uint8)
+    threads = torch.get_num_threads()
+    share = max(SHARE, math.ceil(len(pictures) / threads))
 
-    def put(index: int) -> None:
-        try:
-            image = pictures[index].open().convert("RGB")
-        except Exception as error:
-            raise unreadable(pictures[index].file, name, error) from None
-        square = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
-        pixels[index] = np.asarray(square).transpose(2, 0, 1)
+    def put(start: int) -> None:
+        part, out = pictures[start : start + share], pixels[start : start + share]
+        if len(pictures) > share and decoding.elsewhere([p.source for p in part], out):
+            return
+        for index, picture in enumerate(part):
+            try:
+                out[index] = decoding.square(picture.source, side)
+            except Exception as error:
+                raise unreadable(picture.file, name, error) from None
 
-    with ThreadPoolExecutor() as threads:  # Pillow decodes and resizes outside Python's lock
-        for _ in threads.map(put, range(len(pictures))):
-            pass
+    with ThreadPoolExecutor(threads) as pool:  # each waits for a process
+        list(pool.map(put, range(0, len(pictures), share)))
     return pixels

@@ -1,6 +1,7 @@
 """Every data set by name, and the one way to load its images."""
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -8,7 +9,7 @@ from pydantic import AfterValidator
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from robust_transfer.config import one_of
-from robust_transfer.data import glyphs, layouts
+from robust_transfer.data import glyphs, kept, layouts
 from robust_transfer.data.images import Images, divide, gather
 from robust_transfer.data.layouts import DataSet, decode
 
@@ -106,7 +107,7 @@ def load(name: str, split: str, count: int, data_dir: str = "", image_size: int 
         data_dir: folder that holds the folder ``<name>``, in one of the ``layouts``, or
             torchvision's CIFAR download. The embedded tasks need none.
         image_size: height and width the images are resized to; 0 is the data set's own size. See
-            ``layouts.decode``.
+            ``decoding.square``.
 
     Raises:
         ValueError: unknown ``name`` or ``split``; more images asked for than there are; classes
@@ -119,9 +120,16 @@ def load(name: str, split: str, count: int, data_dir: str = "", image_size: int 
     if image_size < 0:
         raise ValueError(f"image_size = {image_size}: allowed are whole numbers from 1, or 0")
     dataset = DATASETS[name]
-    pictures, labels = dataset.find(split, count, data_dir)
-    pixels = decode(pictures, name, image_size or dataset.side)
-    return gather(torch.from_numpy(pixels), torch.from_numpy(labels))
+    side = image_size or dataset.side
+
+    def make() -> Images:
+        pictures, labels = dataset.find(split, count, data_dir)
+        return gather(torch.from_numpy(decode(pictures, name, side)), torch.from_numpy(labels))
+
+    known_as, folder = f"{name}-{split}-{count}-{side}", Path(data_dir, name)
+    ours = type(dataset).__module__ == layouts.__name__  # one's own code may change
+    worth_it = ours and data_dir and 3 * side**2 * count >= kept.LEAST
+    return kept.get_or_make(known_as, repr(dataset), folder, make) if worth_it else make()
 
 
 @lru_cache(maxsize=1)

@@ -81,21 +81,26 @@ def _slots(tensors: dict[str, Tensor], optimizer: Optimizer) -> dict[int, dict[s
     return state
 
 
+def history(path: Path) -> list[dict]:
+    """Rows of the epochs in a checkpoint; none where none can be read."""
+    return _told(path, lambda metadata: json.loads(metadata["progress"])["history"], [])
+
+
 def epochs_done(path: Path) -> int:
     """Number of epochs in a checkpoint; 0 where none can be read."""
-    return _told(path, lambda metadata: len(json.loads(metadata["progress"])["history"]))
+    return len(history(path))
 
 
 def threads(path: Path) -> int:
     """Number of threads that a checkpoint was computed with; 0 where none can be read."""
-    return _told(path, lambda metadata: int(metadata["threads"]))
+    return _told(path, lambda metadata: int(metadata["threads"]), 0)
 
 
-def _told(path: Path, number: Callable[[dict[str, str]], int]) -> int:
+def _told(path: Path, read: Callable[[dict[str, str]], object], nothing: object) -> object:
     unreadable = OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError
     with suppress(*unreadable), safetensors.safe_open(path, "pt") as file:
-        return number(file.metadata())
-    return 0
+        return read(file.metadata())
+    return nothing
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

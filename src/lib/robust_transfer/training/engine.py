@@ -2,8 +2,9 @@
 
 An attack asks a fixed network again and again for the gradient with respect to its images, and for
 nothing else. So batch norm can be folded into the convolutions once per attack, weights can be held
-in bf16, no weight gradient is made, and ReLU and shortcut can ride on the convolutions. A folded
-network maps images to logits like the network it was made of, so attacks need not know of it.
+in bf16, no weight gradient is made, and ReLU and shortcut can ride on the convolutions, of oneDNN
+on a CPU and of cuDNN on a GPU. A folded network maps images to logits like the network it was made
+of, so attacks need not know of it.
 """
 
 import ctypes
@@ -46,9 +47,8 @@ def batch_size(most: int, model: nn.Module, pixels: Tensor) -> int:
 
 def cores() -> int:
     """Cores that this process may use; in a container they can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    known = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 @contextmanager
@@ -183,6 +183,11 @@ class FoldedConvolution(nn.Module):
         """``relu(convolution(x) + added)``."""
         if _one_dnn_takes(x):
             return _one_dnn(x, self.weight, self.bias, self.stride, added, "relu")
+        if _cudnn_takes(x):
+            geometry = ([self.stride] * 2, [1, 1], [1, 1], 1)  # stride, padding, dilation, groups
+            if added is None:
+                return torch.cudnn_convolution_relu(x, self.weight, self.bias, *geometry)
+            return torch.cudnn_convolution_add_relu(x, self.weight, added, 1, self.bias, *geometry)
         out = F.conv2d(x, self.weight, self.bias, self.stride, padding=1)
         return (out if added is None else out.add_(added)).relu_()
 
@@ -203,6 +208,13 @@ def _one_dnn_takes(x: Tensor) -> bool:
     if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return x.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _cudnn_takes(x: Tensor) -> bool:
+    """Whether cuDNN is here, on a GPU that fuses bf16; images, of 3 channels, it does not take."""
+    if x.device.type != "cuda" or x.dtype != torch.bfloat16 or not torch.version.cuda:
+        return False
+    return x.shape[1] % 8 == 0 and torch.cuda.get_device_capability(x.device) >= (8, 0)
 
 
 def _one_dnn(
