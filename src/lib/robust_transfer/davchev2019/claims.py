@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from itertools import pairwise
 
-from robust_transfer.claims import evidence
-from robust_transfer.claims.quantities import Best, Cell, Pair, Retained
+from robust_transfer.claims.quantities import Accuracy, Best, Pair, Retained
+from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.claims.rules import (
     Alike,
     AtMost,
@@ -17,46 +17,44 @@ from robust_transfer.claims.rules import (
     Rule,
     SignTest,
 )
-from robust_transfer.davchev2019 import checks, experiment, tables
+from robust_transfer.davchev2019 import checks, tables
 from robust_transfer.davchev2019.experiment import Profile, grid, rows
-from robust_transfer.evaluation import accuracies
+from robust_transfer.davchev2019.runs import Run
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
 from robust_transfer.networks.transfer import STRATEGIES
-from robust_transfer.records.store import Store
 
 
-def gather(profile: Profile, store: Store) -> evidence.Evidence:
-    """Read the evidence on paper A from the records of a profile, further seeds included.
+def reproduction(runs: list[Run]) -> Reproduction:
+    """What the claims are judged by: the rows of Table 1 among the runs, of every seed.
 
     Raises:
-        FileNotFoundError: a network has no evaluation; names it.
+        FileNotFoundError: a row has no evaluation; names it.
     """
-    rows, how = experiment.rows(experiment.grid(profile)), experiment.evaluation(profile)
-    found: dict[str, dict[int, Evaluation]] = {}
-    for network in rows + experiment.rows(experiment.again(profile)):
-        outcome = accuracies.find(store, network.config, how)
-        if outcome is None:
-            seed = network.config.seed
-            raise FileNotFoundError(f"{network.id}, seed {seed}: no evaluation in {store.root}")
-        found.setdefault(network.id, {})[network.config.seed] = outcome
-    return evidence.Evidence(found, tables.paper(rows))
+    evaluations: dict[str, dict[int, Evaluation]] = {}
+    for run in runs:
+        if run.network.in_table:
+            name, seed = run.network.id, run.network.config.seed
+            if run.evaluation is None:
+                raise FileNotFoundError(f"{name}, seed {seed}: no evaluation")
+            evaluations.setdefault(name, {})[seed] = run.evaluation
+    return Reproduction(evaluations, tables.paper().loc[[*evaluations]])
 
 
 BB, WB = ("bb_fgsm", "bb_pgd"), ("wb_fgsm", "wb_pgd")
-TABLE = rows(grid(Profile()))
-NETWORKS = tuple(network.id for network in TABLE)
-HEADS = tuple(network.id for network in TABLE if network.strategy == "head")
-TO_NATURAL = tuple(n.id for n in TABLE if n.role == "transfer" and n.target == "nat")
+ROWS = rows(grid(Profile()))
+ALL = tuple(network.id for network in ROWS)
+HEADS = tuple(network.id for network in ROWS if network.strategy == "head")
+TO_NATURAL = tuple(n.id for n in ROWS if n.role == "transfer" and n.target == "nat")
 
 
-def differences(
+def t_diff(
     first: str, second: str, columns: tuple[str, ...], expected: float | None = None
 ) -> tuple[Difference, ...]:
     """T-diff in several columns."""
     return tuple(Difference(first, second, column, expected) for column in columns)
 
 
-def equivalences(
+def t_equiv(
     first: str, second: str, columns: tuple[str, ...], margin: float
 ) -> tuple[Equivalence, ...]:
     """T-equiv in several columns."""
@@ -68,22 +66,22 @@ def order(words: str, pairs: Iterable[Pair], points: float | None = None) -> Ord
     return Order(tuple(pairs), words, points)
 
 
-def above(first: Cell, second: Cell, points: float | None = None) -> Order:
+def above(first: Accuracy, second: Accuracy, points: float | None = None) -> Order:
     """T-cat between two accuracies."""
     return order("", [(first, second)], points)
 
 
 def leaks(network: str) -> tuple[Rule, ...]:
     """Signs of label leaking: FGSM images easier than they should be, PGD ones not."""
-    fgsm = Cell(network, "wb_fgsm")
+    fgsm = Accuracy(network, "wb_fgsm")
     return (
-        above(fgsm, Cell(network, "natural"), -2),
+        above(fgsm, Accuracy(network, "natural"), -2),
         AtMost(network, "wb_pgd", 5),
-        above(fgsm, Cell(network, "bb_fgsm")),
+        above(fgsm, Accuracy(network, "bb_fgsm")),
     )
 
 
-def kept(source: str, strategy: str, column: str) -> Retained:
+def retained(source: str, strategy: str, column: str) -> Retained:
     """What a naturally re-trained transfer keeps of its source's un-transferred defence."""
     return Retained(f"{source}-nat-{strategy}", source, column)
 
@@ -91,7 +89,7 @@ def kept(source: str, strategy: str, column: str) -> Retained:
 def pgd_against_fgsm(columns: tuple[str, ...]) -> tuple[Pair, ...]:
     """Shares kept of PGD training, each beside that of FGSM training."""
     return tuple(
-        (kept("pgd", strategy, column), kept("fgsm", strategy, column))
+        (retained("pgd", strategy, column), retained("fgsm", strategy, column))
         for column in columns
         for strategy in STRATEGIES
     )
@@ -99,7 +97,7 @@ def pgd_against_fgsm(columns: tuple[str, ...]) -> tuple[Pair, ...]:
 
 def without_and_with_transfer(family: str, baselines: tuple[str, ...]) -> tuple[Pair, ...]:
     """Per column, the best network of a family (the paper's Figure 5) without and with transfer."""
-    transfers = tuple(n.id for n in TABLE if n.strategy and family in (n.source, n.target))
+    transfers = tuple(n.id for n in ROWS if n.strategy and family in (n.source, n.target))
     return tuple(
         (
             Best(f"{family} without transfer", baselines, column),
@@ -112,24 +110,17 @@ def without_and_with_transfer(family: str, baselines: tuple[str, ...]) -> tuple[
 RESTARTS = "no attack with restarts, and no ensemble, was run; fifty steps are in Evaluation"
 MANY = "the best of many networks is above the best of few by chance alone"
 
-HEADLINE = {
-    "D11": Claim(
-        *differences("pgd-pgd-all", "pgd", ("wb_pgd",)),
-        lacking=RESTARTS,
-    ),
+INITIALISATION = {
+    "D11": Claim(Difference("pgd-pgd-all", "pgd", "wb_pgd"), lacking=RESTARTS),
     "D12": Claim(lacking="needs scratch and transfer each trained by both recipes"),
-    "D13": Claim(*differences("pgd-pgd-all", "nat-pgd-all", ("wb_pgd", "wb_fgsm"))),
+    "D13": Claim(*t_diff("pgd-pgd-all", "nat-pgd-all", ("wb_pgd", "wb_fgsm"))),
     "D14": Claim(
-        *differences("nat-pgd-all", "pgd", ("wb_pgd",)),
+        Difference("nat-pgd-all", "pgd", "wb_pgd"),
         lacking="asks for the original recipes and for equal ones; a profile has one at most",
     ),
-    "D15": Claim(
-        *equivalences("pgd-pgd-all", "pgd", BB, 3),
-        *equivalences("nat-pgd-all", "pgd", BB, 3),
-    ),
+    "D15": Claim(*t_equiv("pgd-pgd-all", "pgd", BB, 3), *t_equiv("nat-pgd-all", "pgd", BB, 3)),
     "D21": Claim(
-        *differences("nat", "pgd-pgd-all", ("natural",)),
-        *differences("pgd", "pgd-pgd-all", ("natural",)),
+        Difference("nat", "pgd-pgd-all", "natural"), Difference("pgd", "pgd-pgd-all", "natural")
     ),
     "D36": Claim(lacking="needs several networks trained from at least five seeds each"),
     "D38": Claim(lacking="records keep the weights of the selected epoch only"),
@@ -140,7 +131,7 @@ NATURAL_TARGETS = {
         order(
             "PGD sources above FGSM sources: three strategies, two black-box columns",
             (
-                (Cell(f"pgd-nat-{strategy}", column), Cell(f"fgsm-nat-{strategy}", column))
+                (Accuracy(f"pgd-nat-{strategy}", column), Accuracy(f"fgsm-nat-{strategy}", column))
                 for strategy in STRATEGIES
                 for column in BB
             ),
@@ -148,7 +139,7 @@ NATURAL_TARGETS = {
         *(
             difference
             for strategy in STRATEGIES
-            for difference in differences(f"pgd-nat-{strategy}", f"fgsm-nat-{strategy}", BB)
+            for difference in t_diff(f"pgd-nat-{strategy}", f"fgsm-nat-{strategy}", BB)
         ),
     ),
     "D06": Claim(
@@ -159,8 +150,7 @@ NATURAL_TARGETS = {
         )
     ),
     "D07": Claim(
-        *equivalences("pgd-nat-stage3", "pgd", BB, 3),
-        Control(equivalences("fgsm-nat-stage3", "fgsm", BB, 3)),
+        *t_equiv("pgd-nat-stage3", "pgd", BB, 3), Control(t_equiv("fgsm-nat-stage3", "fgsm", BB, 3))
     ),
     "D10": Claim(
         order(
@@ -179,7 +169,10 @@ NATURAL_TARGETS = {
         order(
             "share kept in black box above white box: two sources, three strategies, two attacks",
             (
-                (kept(source, strategy, f"bb_{attack}"), kept(source, strategy, f"wb_{attack}"))
+                (
+                    retained(source, strategy, f"bb_{attack}"),
+                    retained(source, strategy, f"wb_{attack}"),
+                )
                 for source in ("fgsm", "pgd")
                 for strategy in STRATEGIES
                 for attack in ("fgsm", "pgd")
@@ -190,7 +183,10 @@ NATURAL_TARGETS = {
         order(
             "18 above 1 and above 56: three sources, two black-box columns",
             (
-                (Cell(f"{source}-nat-stage3", column), Cell(f"{source}-nat-{other}", column))
+                (
+                    Accuracy(f"{source}-nat-stage3", column),
+                    Accuracy(f"{source}-nat-{other}", column),
+                )
                 for source in ("nat", "fgsm", "pgd")
                 for column in BB
                 for other in ("head", "all")
@@ -207,19 +203,13 @@ NATURAL_TARGETS = {
 }
 
 FGSM = {
-    "D01": Claim(*equivalences("fgsm", "pgd", BB, 2)),
-    "D02": Claim(
-        *differences("pgd", "fgsm", ("wb_pgd",)),
-        *differences("fgsm", "pgd", ("wb_fgsm",)),
-    ),
+    "D01": Claim(*t_equiv("fgsm", "pgd", BB, 2)),
+    "D02": Claim(Difference("pgd", "fgsm", "wb_pgd"), Difference("fgsm", "pgd", "wb_fgsm")),
     "D03": Claim(*leaks("fgsm_no_ll"), lacking="the angle between gradients is not in the records"),
-    "D04": Claim(
-        *differences("fgsm", "fgsm_no_ll", ("wb_pgd",)),
-        lacking=RESTARTS,
-    ),
+    "D04": Claim(Difference("fgsm", "fgsm_no_ll", "wb_pgd"), lacking=RESTARTS),
     "D20": Claim(
-        *differences("fgsm", "fgsm-fgsm-all", BB, expected=15),
-        *differences("fgsm", "fgsm-fgsm-all", ("wb_pgd",)),
+        *t_diff("fgsm", "fgsm-fgsm-all", BB, expected=15),
+        Difference("fgsm", "fgsm-fgsm-all", "wb_pgd"),
     ),
     "D25": Claim(
         order(
@@ -239,36 +229,38 @@ STRATEGY = {
     "D08": Claim(
         order(
             "every network with only a new head at least 10 points below R<sub>nat</sub>",
-            ((Cell("nat", "natural"), Cell(network, "natural")) for network in HEADS),
+            ((Accuracy("nat", "natural"), Accuracy(network, "natural")) for network in HEADS),
             10,
         ),
         order(
             "natural accuracy under a new head: natural above FGSM above PGD source",
-            pairwise(Cell(f"{source}-nat-head", "natural") for source in ("nat", "fgsm", "pgd")),
+            pairwise(
+                Accuracy(f"{source}-nat-head", "natural") for source in ("nat", "fgsm", "pgd")
+            ),
         ),
     ),
     "D09": Claim(AtMost("pgd-nat-all", "wb_pgd", 2), AtMost("fgsm-nat-all", "wb_pgd", 2)),
     "D16": Claim(
         AtMost("nat-pgd-stage3", "wb_pgd", 5),
-        above(Cell("nat-nat-stage3", "natural"), Cell("nat-pgd-stage3", "natural"), 20),
+        above(Accuracy("nat-nat-stage3", "natural"), Accuracy("nat-pgd-stage3", "natural"), 20),
     ),
     "D17": Claim(lacking="needs R_nat->pgd 18 trained with four treatments of batch norm"),
     "D18": Claim(
-        *differences("pgd-pgd-all", "pgd-pgd-stage3", ("wb_pgd",)),
-        *differences("pgd-pgd-stage3", "pgd", ("wb_pgd",)),
+        Difference("pgd-pgd-all", "pgd-pgd-stage3", "wb_pgd"),
+        Difference("pgd-pgd-stage3", "pgd", "wb_pgd"),
     ),
     "D19": Claim(
         Check("18 saves at least 30 % of the operations of 56", checks.saving),
         lacking="no wall-clock: networks were trained side by side",
     ),
-    "D32": Claim(*equivalences("nat-nat-all", "nat", ("natural",), 1)),
-    "D33": Claim(*differences("pgd-pgd-head", "pgd-nat-head", ("wb_pgd",))),
-    "D34": Claim(*equivalences("pgd-nat-stage3", "pgd-nat-head", ("wb_pgd",), 3)),
+    "D32": Claim(Equivalence("nat-nat-all", "nat", "natural", 1)),
+    "D33": Claim(Difference("pgd-pgd-head", "pgd-nat-head", "wb_pgd")),
+    "D34": Claim(Equivalence("pgd-nat-stage3", "pgd-nat-head", "wb_pgd", 3)),
 }
 
 ITERATED = order(
     "white-box PGD at least as strong as FGSM: all networks",
-    ((Cell(network, "wb_fgsm"), Cell(network, "wb_pgd")) for network in NETWORKS),
+    ((Accuracy(network, "wb_fgsm"), Accuracy(network, "wb_pgd")) for network in ALL),
     0,
 )
 
@@ -276,15 +268,15 @@ SANITY = {
     "D26": Claim(
         AtMost("nat", "wb_pgd", 1),
         AtMost("nat-nat-all", "wb_pgd", 1),
-        above(Cell("nat", "bb_fgsm"), Cell("nat", "bb_pgd")),
-        above(Cell("nat-nat-all", "bb_fgsm"), Cell("nat-nat-all", "bb_pgd")),
+        above(Accuracy("nat", "bb_fgsm"), Accuracy("nat", "bb_pgd")),
+        above(Accuracy("nat-nat-all", "bb_fgsm"), Accuracy("nat-nat-all", "bb_pgd")),
     ),
     "D27": Claim(
         order(
             "white box at least as strong as black box: all networks, two attacks",
             (
-                (Cell(network, f"bb_{attack}"), Cell(network, f"wb_{attack}"))
-                for network in NETWORKS
+                (Accuracy(network, f"bb_{attack}"), Accuracy(network, f"wb_{attack}"))
+                for network in ALL
                 for attack in ("fgsm", "pgd")
             ),
             0,
@@ -305,7 +297,7 @@ SANITY = {
 PROTOCOL = {
     "D29": Claim(Check("0.0625 on [−1, 1], kept by FGSM and PGD", checks.budget)),
     "D30": Claim(lacking="needs PGD-50 with 10 restarts and an ensemble of attacks on every row"),
-    "D31": Claim(Check("trained weights of 1, 18 and 56", checks.weights)),
+    "D31": Claim(Check("trained weights of 1, 18 and 56", checks.weight_counts)),
     "D37": Claim(lacking="needs both networks trained with 100 and with 128 images, joint too"),
     "D39": Claim(
         Check("PGD at the current iterate, the printed formula equal to FGSM", checks.gradient)
@@ -313,7 +305,7 @@ PROTOCOL = {
 }
 
 GROUPS = {
-    "Headline and initialisation": HEADLINE,
+    "Headline and initialisation": INITIALISATION,
     "Black-box transfer": NATURAL_TARGETS,
     "FGSM training and leaking": FGSM,
     "Strategies": STRATEGY,

@@ -1,18 +1,17 @@
 """Our Table 1 against the paper's, and networks against each other, with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
 from scipy.stats import spearmanr
 
 from robust_transfer.davchev2019 import tables
-from robust_transfer.davchev2019.experiment import Network, Profile
+from robust_transfer.davchev2019.experiment import Profile
+from robust_transfer.davchev2019.runs import Run
 from robust_transfer.evaluation import accuracies, intervals
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
-from robust_transfer.presentation.tables import show, with_sd
-from robust_transfer.records.store import Record
+from robust_transfer.presentation.tables import with_sd
 
 
 def side_by_side(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
@@ -50,22 +49,22 @@ def within_tolerance(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     return agrees.mask(near_zero, 100 * ours[list(COLUMNS)] <= 5.0)
 
 
-def by_id(
-    networks: list[Network], evaluations: list[Evaluation]
-) -> dict[str, tuple[Evaluation, ...]]:
+def by_id(runs: list[Run]) -> dict[str, tuple[Evaluation, ...]]:
     """Network id → its evaluations, one per seed."""
     named: dict[str, tuple[Evaluation, ...]] = {}
-    for network, evaluation in zip(networks, evaluations, strict=True):
-        named[network.id] = (*named.get(network.id, ()), evaluation)
+    for run in runs:
+        if run.evaluation:
+            named[run.network.id] = (*named.get(run.network.id, ()), run.evaluation)
     return named
 
 
-def between_seeds(named: dict[str, tuple[Evaluation, ...]]) -> str:
+def between_seeds(runs: list[Run]) -> str:
     """One sentence on how far networks that differ in nothing but the seed lie apart."""
-    found = {column: accuracies.spread(named, column) for column in COLUMNS}
-    if None in found.values():
+    named = by_id(runs)
+    spreads = {column: accuracies.spread(named, column) for column in COLUMNS}
+    if None in spreads.values():
         return "Every row was trained from one seed: no interval holds what another would change."
-    shown = ", ".join(f"{100 * of.variance**0.5:.1f} in {name}" for name, of in found.items())
+    shown = ", ".join(f"{100 * of.variance**0.5:.1f} in {name}" for name, of in spreads.items())
     several = {i: accuracies.spread({i: repeats}, "wb_pgd") for i, repeats in named.items()}
     squares = {i: of.variance * of.freedom for i, of in several.items() if of}
     widest = max(squares, key=squares.get)
@@ -79,110 +78,85 @@ def between_seeds(named: dict[str, tuple[Evaluation, ...]]) -> str:
     )
 
 
-def over_seeds(networks: list[Network], named: dict[str, tuple[Evaluation, ...]]) -> pd.DataFrame:
+def over_seeds(runs: list[Run]) -> pd.DataFrame:
     """Accuracies of networks trained from several seeds, in percent; see ``with_sd``."""
-    theirs, table = 100 * tables.paper(networks), {}
-    for network in networks:
-        repeats = named[network.id]
+    theirs, table = tables.paper(), {}
+    for name, repeats in by_id(runs).items():
         if len(repeats) > 1:
-            row = {"seeds": len(repeats)}
+            row = table[theirs.loc[name, "label"]] = {"seeds": len(repeats)}
             for column in ("natural", "wb_pgd"):
-                values = [100 * evaluation.accuracy(column) for evaluation in repeats]
-                row[column] = with_sd(pd.Series(values))
-                row[f"{column}, paper"] = theirs.loc[network.id, column]
-            table[network.label] = row
+                row[column] = with_sd(pd.Series([100 * e.accuracy(column) for e in repeats]))
+                row[f"{column}, paper"] = 100 * theirs.loc[name, column]
     return pd.DataFrame.from_dict(table, "index")
 
 
-def seeds(
-    networks: list[Network], named: dict[str, tuple[Evaluation, ...]], name: str = "seeds"
-) -> HTML:
-    """What further seeds give: accuracies of the rows that have several, and their spread."""
-    table = over_seeds(networks, named)
-    shown = "" if table.empty else show(table, name).data
-    return HTML(f"{shown}<p>{between_seeds(named)}</p>")
-
-
-def comparisons(
-    networks: list[Network],
-    named: dict[str, tuple[Evaluation, ...]],
-    pairs: list[tuple[str, str]],
-) -> pd.DataFrame:
+def comparisons(runs: list[Run], pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     """Paired difference in white-box PGD accuracy between networks, ours and the paper's."""
-    labels = {network.id: network.label for network in networks}
-    theirs, others = 100 * tables.paper(networks)["wb_pgd"], accuracies.spread(named, "wb_pgd")
-    table = []
+    named, theirs, table = by_id(runs), tables.paper(), {}
+    labels, printed = theirs["label"], 100 * theirs["wb_pgd"]
+    others = accuracies.spread(named, "wb_pgd")
     for first, second in pairs:
-        mean, low, high = (
-            100 * x for x in paired_difference(named[first], named[second], "wb_pgd", others)
-        )
-        table.append(
-            {
-                "difference in wb_pgd": f"{labels[first]} − {labels[second]}",
-                "seeds": len(named[first]),
-                "ours (points)": intervals.with_interval(mean, low, high),
-                "paper (points)": intervals.signed(theirs[first] - theirs[second]),
-            }
-        )
-    return pd.DataFrame(table).set_index("difference in wb_pgd")
+        gap = paired_difference(named[first], named[second], "wb_pgd", others)
+        table[f"{labels[first]} − {labels[second]}"] = {
+            "seeds": len(named[first]),
+            "ours (points)": intervals.with_interval(*(100 * x for x in gap)),
+            "paper (points)": intervals.signed(printed[first] - printed[second]),
+        }
+    return pd.DataFrame(table.values(), index=pd.Index(table, name="difference in wb_pgd"))
 
 
 def headline(
-    profile: Profile,
-    ours: pd.DataFrame,
-    theirs: pd.DataFrame,
-    named: dict[str, tuple[Evaluation, ...]],
-    found: list[Record],
+    profile: Profile, ours: pd.DataFrame, theirs: pd.DataFrame, runs: list[Run]
 ) -> dict[str, object]:
     """The numbers that prose quotes: accuracies in percent, differences as text, counts, strings.
 
     Accuracies and their ``difference`` are of the profile's own seed; ``headline`` is the same
     difference over all seeds.
+
+    Args:
+        profile: of the run.
+        ours: accuracies of the profile's own seed.
+        theirs: the paper's.
+        runs: all networks, further seeds included.
     """
-    robust = ("nat", "pgd", "pgd-pgd-all", "nat-pgd-all", "pgd-pgd-stage3")
-    robust += ("pgd-nat-head", "pgd-nat-stage3", "pgd-nat-all")
-    numbers = {f"wb_pgd_{i.replace('-', '_')}": 100 * ours.loc[i, "wb_pgd"] for i in robust}
-    numbers |= {f"natural_{i}": 100 * ours.loc[i, "natural"] for i in ("nat", "pgd")}
-    others = accuracies.spread(named, "wb_pgd")
-    gap = paired_difference(named["pgd-pgd-all"], named["pgd"], "wb_pgd", others)
-    names = ("headline", "headline_low", "headline_high")
-    differences = dict(zip(names, (100 * x for x in gap), strict=True))
-    differences["difference"] = numbers["wb_pgd_pgd_pgd_all"] - numbers["wb_pgd_pgd"]
-    agrees = agreement(ours, theirs)
-    for column in COLUMNS:
-        numbers[f"rank_correlation_{column}"] = agrees.loc[column, "rank correlation"]
-    quoted = {name: float(value) for name, value in numbers.items()}
-    quoted |= {name: intervals.signed(points) for name, points in differences.items()}
-    return quoted | {
+    agrees, named, robust = agreement(ours, theirs), by_id(runs), 100 * ours["wb_pgd"]
+    shown = ["nat", "pgd", "pgd-pgd-all", "nat-pgd-all", "pgd-pgd-stage3"]
+    shown += ["pgd-nat-head", "pgd-nat-stage3", "pgd-nat-all"]
+    numbers = {f"wb_pgd_{name.replace('-', '_')}": robust[name] for name in shown}
+    numbers |= {f"natural_{name}": 100 * ours.loc[name, "natural"] for name in ("nat", "pgd")}
+    numbers |= {f"rank_correlation_{c}": agrees.loc[c, "rank correlation"] for c in COLUMNS}
+    pair = named["pgd-pgd-all"], named["pgd"]
+    gap = paired_difference(*pair, "wb_pgd", accuracies.spread(named, "wb_pgd"))
+    points = [100 * end for end in gap]
+    return {name: float(value) for name, value in numbers.items()} | {
+        "headline": intervals.signed(points[0]),
+        "headline_low": intervals.signed(points[1]),
+        "headline_high": intervals.signed(points[2]),
+        "difference": intervals.signed(robust["pgd-pgd-all"] - robust["pgd"]),
         "cells_within": int(agrees["cells within tolerance"].sum()),
         "cells_with_tolerance": int(agrees["cells with a tolerance"].sum()),
         "n_test": profile.test_size,
         "seeds": len(named["pgd-pgd-all"]),
-        "networks": len(found),
-        "minutes_total": sum(record.content["seconds"] for record in found) / 60,
+        "networks": len(runs),
+        "minutes_total": sum(run.record.content["seconds"] for run in runs) / 60,
         "profile": profile.profile,
-        "data_line": tables.provenance(
-            profile, found, [e for repeats in named.values() for e in repeats]
-        ),
+        "data_line": tables.data_line(profile, runs),
     }
 
 
 def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """Per column: rank correlation over the rows, mean difference, cells inside the tolerance."""
     cells = within_tolerance(ours, theirs)
-    table = []
+    table = {}
     for column in COLUMNS:
         judged = cells[column].dropna()
-        table.append(
-            {
-                "column": column,
-                "rank correlation": spearmanr(ours[column], theirs[column]).statistic,
-                "mean difference (points)": 100 * (ours[column] - theirs[column]).mean(),
-                "cells within tolerance": int(judged.sum()),
-                "cells with a tolerance": len(judged),
-            }
-        )
-    return pd.DataFrame(table).set_index("column")
+        table[column] = {
+            "rank correlation": spearmanr(ours[column], theirs[column]).statistic,
+            "mean difference (points)": 100 * (ours[column] - theirs[column]).mean(),
+            "cells within tolerance": int(judged.sum()),
+            "cells with a tolerance": len(judged),
+        }
+    return pd.DataFrame(table.values(), index=pd.Index(table, name="column"))
 
 
 def paired_difference(

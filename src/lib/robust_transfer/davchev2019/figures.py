@@ -54,21 +54,19 @@ def heatmaps(tables: dict[str, pd.DataFrame], blocks: list[list[str]]) -> Figure
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
         shown = table.loc[ids]
         extremes = [f"{100 * shown[c].min():.1f}–{100 * shown[c].max():.1f}%" for c in PLOTTED]
-        _heatmap(
-            axis, normalised(shown), shown["label"], blocks, extremes, "cividis", (0, 1), ".2f"
-        )
+        _heatmap(axis, normalised(shown), shown["label"], blocks, extremes)
         axis.set_title(title, fontsize=10)
     return figure
 
 
-def differences(ours: pd.DataFrame, theirs: pd.DataFrame, blocks: list[list[str]]) -> Figure:
+def deviations(ours: pd.DataFrame, theirs: pd.DataFrame, blocks: list[list[str]]) -> Figure:
     """Heatmap of our accuracy minus the paper's, in percentage points."""
     ids = [row for block in blocks for row in block]
     gaps = 100 * (ours.loc[ids, list(PLOTTED)] - theirs.loc[ids, list(PLOTTED)])
     figure, ((axis,),) = figures.subplots(1, 1, (6, 0.31 * len(ids) + 1.5))
     extremes = [f"{gaps[c].min():+.0f} to {gaps[c].max():+.0f}" for c in PLOTTED]
-    labels = ours.loc[ids, "label"]
-    _heatmap(axis, gaps, labels, blocks, extremes, "PuOr_r", (-100, 100), "+.1f")
+    style = {"vmin": -100, "vmax": 100, "cmap": "PuOr_r", "fmt": "+.1f"}
+    _heatmap(axis, gaps, ours.loc[ids, "label"], blocks, extremes, **style)
     return figure
 
 
@@ -78,15 +76,14 @@ def _heatmap(
     labels: pd.Series,
     blocks: list[list[str]],
     notes: list[str],
-    cmap: str,
-    limits: tuple[float, float],
-    fmt: str,
+    **style,
 ) -> None:
     """Draw one panel: ``notes`` stand below the column titles."""
+    style = {"vmin": 0, "vmax": 1, "cmap": "cividis", "fmt": ".2f"} | style
+    names = [figures.mathtext(label) for label in labels]
     sns.heatmap(
-        values, vmin=limits[0], vmax=limits[1], cmap=cmap, annot=True, fmt=fmt, cbar=False,
-        yticklabels=[figures.mathtext(label) for label in labels], annot_kws={"size": 8}, ax=axis,
-    )  # fmt: skip
+        values, annot=True, cbar=False, yticklabels=names, annot_kws={"size": 8}, ax=axis, **style
+    )
     names = [f"{TITLES[column]}\n{note}" for column, note in zip(PLOTTED, notes, strict=True)]
     axis.set_xticks(np.arange(len(PLOTTED)) + 0.5, names, fontsize=8, rotation=0)
     axis.xaxis.tick_top()
@@ -131,7 +128,7 @@ def survival(tables: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
+def scatter(ours: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
     """Our accuracy against the paper's, a panel per column, a point per network."""
     figure, axes = figures.subplots(1, len(COLUMNS), (12, 3), sharex=True, sharey=True)
     for axis, column in zip(axes[0], PLOTTED, strict=True):

@@ -76,26 +76,23 @@ class Records:
         )
 
 
-def gather(networks: list, evaluations: list, theirs, scale: str) -> Records:
+def gather(runs: list, theirs, scale: str) -> Records:
     """Collect the records of evaluated networks.
 
     Args:
-        networks: the table's networks.
-        evaluations: their ``Evaluation``, all on the same images.
+        runs: ``Run``s; those with an evaluation, all on the same images, are the table's rows.
         theirs: the paper's table, as made by ``tables.paper``.
         scale: one sentence on what was run.
     """
-    columns = list(evaluations[0].outcomes)
-    content = {"columns": columns, "n": evaluations[0].content["n"], "scale": scale}
+    evaluated = {run.network.id: run.evaluation.content for run in runs if run.evaluation}
+    first = next(iter(evaluated.values()))
+    content = {"columns": list(first["outcomes"]), "n": first["n"], "scale": scale}
     content["networks"] = {
-        network.id: {
-            column: {
-                "outcomes": evaluation.content["outcomes"][column],
-                "paper": round(100 * float(theirs.loc[network.id, column]), 1),
-            }
-            for column in columns
+        name: {
+            column: {"outcomes": packed, "paper": round(100 * float(theirs.loc[name, column]), 1)}
+            for column, packed in evaluation["outcomes"].items()
         }
-        for network, evaluation in zip(networks, evaluations, strict=True)
+        for name, evaluation in evaluated.items()
     }
     return Records(content)
 
