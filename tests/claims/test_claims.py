@@ -16,8 +16,9 @@ from robust_transfer.evaluation import accuracies
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
 from robust_transfer.myakala2022 import printed
 from robust_transfer.myakala2022.claims import groups
-from robust_transfer.myakala2022.evidence import Gathered
+from robust_transfer.myakala2022.experiment import Study
 from robust_transfer.myakala2022.experiment import cells as study_cells
+from robust_transfer.myakala2022.measured import MeasuredStudy
 from robust_transfer.presentation import figures
 from robust_transfer.records.store import Store
 
@@ -50,16 +51,16 @@ def as_printed(cell, seed, attack, epsilon):
     return ({"standard": 90, "fgsm": 82, "pgd": 70}[name] if np.isnan(value) else value) / 100
 
 
-def gathered(accuracy) -> Gathered:
-    cells = study_cells(STUDY)
-    return Gathered(STUDY, cells, measure(cells, accuracy, count=1000))
+def judge_study(accuracy, of: Study = STUDY) -> dict[str, verdicts.Judgement]:
+    """The claims of paper B, judged by made-up accuracies."""
+    measured = MeasuredStudy(of, measure(study_cells(of), accuracy, count=1000))
+    return verdicts.judge(measured.reproduction, groups(measured))
 
 
 @pytest.fixture(scope="module")
 def of_paper_b() -> dict[str, verdicts.Judgement]:
     """The claims of paper B, judged by its own numbers at every budget."""
-    found = gathered(as_printed)
-    return verdicts.judge(found.evidence, groups(found))
+    return judge_study(as_printed)
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +109,7 @@ def test_pretraining_is_judged_in_every_strategy(of_paper_b):
 
 
 def test_a_study_that_lacks_the_cells_says_so():
-    few = study({"cifar10/resnet20": "architecture"})
-    cells = study_cells(few)
-    found = Gathered(few, cells, measure(cells, as_printed))
-    judged = verdicts.judge(found.evidence, groups(found))
+    judged = judge_study(as_printed, study({"cifar10/resnet20": "architecture"}))
     assert judged["M05"].verdict == UNTESTED
     assert judged["M05"].caveat == "no task of this study tests it"
     assert judged["M03"].verdict == REPLICATES
@@ -119,9 +117,7 @@ def test_a_study_that_lacks_the_cells_says_so():
 
 def test_a_budget_close_to_one_that_a_claim_names_is_another():
     close = study({"cifar10/resnet20": "tables"}, epsilons=(0.01, 0.0313725), shown=(0.01,))
-    cells = study_cells(close)
-    found = Gathered(close, cells, measure(cells, as_printed))
-    judged = verdicts.judge(found.evidence, groups(found))
+    judged = judge_study(as_printed, close)
     assert judged["M06"].verdict == UNTESTED and judged["M03"].verdict == REPLICATES
 
 
@@ -129,8 +125,7 @@ def test_what_is_below_half_without_attack_cannot_keep_half():
     def weak(cell, seed, attack, epsilon):
         return 0.4 if attack == "natural" else 0.3
 
-    found = gathered(weak)
-    judged = verdicts.judge(found.evidence, groups(found))
+    judged = judge_study(weak)
     assert judged["M03"].verdict == UNTESTED
     assert "30.0 % of 40.0 % without attack" in verdicts.findings(judged, "M03")["ours"][0]
     assert verdicts.ledger(judged).loc["M03", "held"] == "0 of 0"  # tests that can be made
@@ -150,11 +145,7 @@ def test_opposite_numbers_fail(of_paper_b):
         order = {"feature_extraction": 0.9, "layer_freezing": 0.8, "full_finetuning": 0.7}
         return order[cell.strategy] + 0.01 * seed
 
-    found = gathered(opposite)
-    outcomes = {
-        name: judged.verdict
-        for name, judged in verdicts.judge(found.evidence, groups(found)).items()
-    }
+    outcomes = {name: judged.verdict for name, judged in judge_study(opposite).items()}
     for name in ("M03", "M05", "M06", "M11", "M13"):
         assert outcomes[name] == FAILS, name
 

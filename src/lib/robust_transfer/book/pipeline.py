@@ -16,8 +16,8 @@ from robust_transfer.book.notebook import INJECTED, settings, study_settings
 from robust_transfer.davchev2019 import experiment, figures, runs, tables
 from robust_transfer.evaluation import budgets, layers
 from robust_transfer.files import write_sealed
-from robust_transfer.myakala2022 import repeats
 from robust_transfer.myakala2022.experiment import STUDY_TABLE, Study, cells, read_study
+from robust_transfer.myakala2022.measured import MeasuredCell, Repeat, measurements
 from robust_transfer.records.store import RECORD, WEIGHTS, Record, Store, folder_name
 from robust_transfer.runner import Runner
 from robust_transfer.training.loop import TrainingConfig, load_data
@@ -183,24 +183,25 @@ def publish_study(study: Study, store: Store) -> list[str]:
         What is not finished yet.
     """
     target = paths.PUBLISHED / study.folder
-    missing, table = [], cells(study)
-    measured: list[list[budgets.Budgets]] = [[] for _ in table]
-    for cell, repeated in zip(table, measured, strict=True):
+    missing, measured = [], []
+    for cell in cells(study):
+        repeats = []
         for config in cell.configs:
             found = budgets.find(store, config, cell.budgets)
             if found is None:
                 missing.append(f"{config.name}, seed {config.seed}")
                 continue
-            repeated.append(found)
             *sources, own = store.lineage(config)
+            repeats.append(Repeat(config.seed, own, found))
             _copy(sources, target, weights=True)
             _copy([own], target, weights=False)
             folder = target / folder_name(config)
             write_sealed(folder / budgets.file_name(cell.budgets), found.content)
             if (content := store.read_beside(config, layers.NAME, {})) is not None:
                 write_sealed(folder / layers.NAME, content)
+        measured.append(MeasuredCell(**vars(cell), repeats=tuple(repeats)))
     if not missing:
-        repeats.tidy(table, measured).round(6).to_csv(target / STUDY_TABLE, index=False)
+        measurements(measured).round(6).to_csv(target / STUDY_TABLE, index=False)
     return missing
 
 

@@ -20,7 +20,7 @@ from robust_transfer.networks.registry import NETWORKS, has_batch_norm
 from robust_transfer.training.engine import Precision
 from robust_transfer.training.loop import TrainingConfig
 
-SCALES = ("paper", "laptop")
+STUDY_SCALES = ("paper", "laptop")
 """Studies of real images, from the paper's scale down."""
 
 STUDY_TABLE = "study.csv"
@@ -29,7 +29,7 @@ STUDY_TABLE = "study.csv"
 Strategy = Literal["full_finetuning", "layer_freezing", "feature_extraction"]
 Technique = Literal["pretraining", "batch_norm", "augmentation"]
 
-STRATEGIES: dict[Strategy, str] = {
+FINE_TUNINGS: dict[Strategy, str] = {
     "full_finetuning": "all",
     "layer_freezing": "stage3",
     "feature_extraction": "head",
@@ -43,15 +43,15 @@ NONE: frozenset[str] = frozenset()
 
 DESIGNS: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {
     "architecture": (("full_finetuning", NONE),),
-    "strategies": tuple((strategy, NONE) for strategy in STRATEGIES),
+    "strategies": tuple((strategy, NONE) for strategy in FINE_TUNINGS),
     "tables": (
-        *((strategy, NONE) for strategy in STRATEGIES),
+        *((strategy, NONE) for strategy in FINE_TUNINGS),
         ("layer_freezing", frozenset({"pretraining"})),
         ("layer_freezing", frozenset({"augmentation"})),
     ),
     "factorial": tuple(
         (strategy, frozenset(chosen))
-        for strategy in STRATEGIES
+        for strategy in FINE_TUNINGS
         for count in range(len(TECHNIQUES) + 1)
         for chosen in combinations(TECHNIQUES, count)
     ),
@@ -139,7 +139,7 @@ class Study(Config):
         },
         min_length=1,
     )
-    strategies: tuple[Strategy, ...] = Field(tuple(STRATEGIES), min_length=1)
+    strategies: tuple[Strategy, ...] = Field(tuple(FINE_TUNINGS), min_length=1)
     techniques: tuple[Technique, ...] = TECHNIQUES
     repeats: int = Field(3, ge=2)
     pretrained: bool = True
@@ -199,7 +199,7 @@ class Cell:
 
     Attributes:
         dataset, network: the task.
-        strategy: a key of ``STRATEGIES``.
+        strategy: a key of ``FINE_TUNINGS``.
         techniques: out of ``TECHNIQUES``.
         configs: the complete training of every repeat.
         budgets: what is measured on each.
@@ -228,6 +228,11 @@ class Cell:
         return " + ".join([words(self.strategy), *map(words, self.ordered)])
 
     @property
+    def scored(self) -> bool:
+        """Whether its networks give scores: of one of two classes, or of independent labels."""
+        return DATASETS[self.dataset].multi_label or DATASETS[self.dataset].classes == 2
+
+    @property
     def ordered(self) -> list[str]:
         """The techniques in their usual order."""
         return [technique for technique in TECHNIQUES if technique in self.techniques]
@@ -254,13 +259,9 @@ def cells(study: Study) -> list[Cell]:
     for task in study.tasks:
         dataset, network = task.split("/")
         for strategy, techniques in settings(study, task):
-            configs = tuple(
-                _fine_tuning(study, dataset, network, strategy, techniques, seed)
-                for seed in range(study.repeats)
-            )
-            table.append(
-                Cell(dataset, network, strategy, techniques, configs, _budgets(study, dataset))
-            )
+            setting = (dataset, network, strategy, techniques)
+            configs = tuple(_fine_tuning(study, *setting, seed) for seed in range(study.repeats))
+            table.append(Cell(*setting, configs, _budgets(study, dataset)))
     return table
 
 
@@ -299,9 +300,7 @@ def _fine_tuning(
     robust = "pretraining" in techniques
     published = study.pretrained and not robust  # the source is a download
     return TrainingConfig(
-        name="-".join(
-            [dataset, network, strategy, *(t for t in TECHNIQUES if t in techniques)],
-        ),
+        name="-".join([dataset, network, strategy, *(t for t in TECHNIQUES if t in techniques)]),
         network=network,
         dataset=dataset,
         image_size=target.image_size,
@@ -319,7 +318,7 @@ def _fine_tuning(
         seed=seed,
         source=None if published else source(study, network, robust),
         pretrained=published,
-        strategy=STRATEGIES[strategy],
+        strategy=FINE_TUNINGS[strategy],
         frozen_batch_norm="freeze_all" if "batch_norm" in techniques else "adapt",
     )
 
@@ -347,22 +346,9 @@ def _budgets(study: Study, dataset: str) -> BudgetConfig:
     )
 
 
-def select(table: list[Cell], ids: list[str]) -> list[Cell]:
-    """The cells with these ids, in the order of the table; all of them for an empty list.
-
-    Raises:
-        ValueError: an unknown id, or something else than a list.
-    """
-    if not isinstance(ids, list):
-        raise ValueError(f"cells = {ids!r}: allowed is a list")
-    for wanted in ids:
-        one_of("cells", wanted, [cell.id for cell in table])
-    return [cell for cell in table if not ids or cell.id in ids]
-
-
 def published_study() -> Path:
     """The study that the published book shows: of the largest scale that is whole."""
-    whole = (n for n in SCALES if (paths.PUBLISHED / f"study-{n}" / STUDY_TABLE).exists())
+    whole = (n for n in STUDY_SCALES if (paths.PUBLISHED / f"study-{n}" / STUDY_TABLE).exists())
     return paths.STUDIES / f"{next(whole)}.yaml"
 
 
