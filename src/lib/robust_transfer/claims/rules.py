@@ -45,22 +45,23 @@ class _Compared:
     column: str
 
     @property
-    def _pair(self) -> tuple[Accuracy, Accuracy]:
+    def pair(self) -> tuple[Accuracy, Accuracy]:
+        """Their accuracies."""
         return Accuracy(self.first, self.column), Accuracy(self.second, self.column)
 
     def _printed(self, reproduction: Reproduction) -> float:
-        return quantities.gap(self._pair, reproduction.printed(*self._pair))
+        return quantities.gap(self.pair, reproduction.printed(*self.pair))
 
     def _found(
         self, reproduction: Reproduction, relation: str, interval: Interval, **judged
     ) -> Finding:
         return Finding(
-            quantities.phrase(self._pair, relation, reproduction.labels),
+            quantities.phrase(self.pair, relation, reproduction.labels),
             ours=with_interval(*interval[:3]),
             paper=signed(self._printed(reproduction)),
-            basis=self._pair,
-            **reproduction.size(*self._pair),
-            borrowed=reproduction.borrows(*self._pair),
+            basis=self.pair,
+            **reproduction.size(*self.pair),
+            borrowed=reproduction.borrows(*self.pair),
             effect=interval.mean,
             low=interval.low,
             high=interval.high,
@@ -81,7 +82,7 @@ class Difference(_Compared):
     cost: bool = False
 
     def finding(self, reproduction: Reproduction) -> Finding:
-        interval = reproduction.gap(*self._pair)
+        interval = reproduction.gap(*self.pair)
         expected = self._printed(reproduction) if self.expected is None else self.expected
         expected = 0.0 if math.isnan(expected) else expected  # nobody says how much
         full = interval.low > 0 and interval.mean >= expected / 2
@@ -104,7 +105,7 @@ class Equivalence(_Compared):
     margin: float
 
     def finding(self, reproduction: Reproduction) -> Finding:
-        interval = reproduction.gap(*self._pair, level=0.9)
+        interval = reproduction.gap(*self.pair, level=0.9)
         inside = -self.margin <= interval.low and interval.high <= self.margin
         apart = interval.low > self.margin or interval.high < -self.margin
         relation = f"within ±{self.margin:g} of"

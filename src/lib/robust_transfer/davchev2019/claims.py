@@ -1,7 +1,7 @@
 """The claims of paper A as rules; their words, and the tests that the rules code: claims.csv."""
 
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import pairwise, product
 
 from robust_transfer.claims.quantities import Accuracy, Best, Pair, Retained
 from robust_transfer.claims.reproduction import Reproduction
@@ -18,7 +18,7 @@ from robust_transfer.claims.rules import (
     SignTest,
 )
 from robust_transfer.davchev2019 import checks, tables
-from robust_transfer.davchev2019.experiment import Profile, grid, rows
+from robust_transfer.davchev2019.experiment import SOURCES, Profile, grid, rows
 from robust_transfer.davchev2019.runs import Run
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
 from robust_transfer.networks.transfer import STRATEGIES
@@ -41,24 +41,21 @@ def reproduction(runs: list[Run]) -> Reproduction:
 
 
 BB, WB = ("bb_fgsm", "bb_pgd"), ("wb_fgsm", "wb_pgd")
+ATTACKS = ("fgsm", "pgd")
 ROWS = rows(grid(Profile()))
 ALL = tuple(network.id for network in ROWS)
 HEADS = tuple(network.id for network in ROWS if network.strategy == "head")
 TO_NATURAL = tuple(n.id for n in ROWS if n.role == "transfer" and n.target == "nat")
 
 
-def t_diff(
-    first: str, second: str, columns: tuple[str, ...], expected: float | None = None
-) -> tuple[Difference, ...]:
+def t_diff(first: str, second: str, columns: Iterable[str], *size: float) -> list[Difference]:
     """T-diff in several columns."""
-    return tuple(Difference(first, second, column, expected) for column in columns)
+    return [Difference(first, second, column, *size) for column in columns]
 
 
-def t_equiv(
-    first: str, second: str, columns: tuple[str, ...], margin: float
-) -> tuple[Equivalence, ...]:
-    """T-equiv in several columns."""
-    return tuple(Equivalence(first, second, column, margin) for column in columns)
+def t_equiv(first: str, second: str, margin: float) -> tuple[Equivalence, ...]:
+    """T-equiv in both black-box columns."""
+    return tuple(Equivalence(first, second, column, margin) for column in BB)
 
 
 def order(words: str, pairs: Iterable[Pair], points: float | None = None) -> Order:
@@ -88,26 +85,20 @@ def retained(source: str, strategy: str, column: str) -> Retained:
 
 def pgd_against_fgsm(columns: tuple[str, ...]) -> tuple[Pair, ...]:
     """Shares kept of PGD training, each beside that of FGSM training."""
-    return tuple(
-        (retained("pgd", strategy, column), retained("fgsm", strategy, column))
-        for column in columns
-        for strategy in STRATEGIES
-    )
+    pairs = product(columns, STRATEGIES)
+    return tuple((retained("pgd", s, column), retained("fgsm", s, column)) for column, s in pairs)
 
 
 def without_and_with_transfer(family: str, baselines: tuple[str, ...]) -> tuple[Pair, ...]:
     """Per column, the best network of a family (the paper's Figure 5) without and with transfer."""
     transfers = tuple(n.id for n in ROWS if n.strategy and family in (n.source, n.target))
-    return tuple(
-        (
-            Best(f"{family} without transfer", baselines, column),
-            Best(f"{family} with transfer", transfers, column),
-        )
-        for column in COLUMNS
-    )
+    names = f"{family} without transfer", f"{family} with transfer"
+    return tuple((Best(names[0], baselines, c), Best(names[1], transfers, c)) for c in COLUMNS)
 
 
 RESTARTS = "no attack with restarts, and no ensemble, was run; fifty steps are in Evaluation"
+DEFENDED = "R<sub>fgsm</sub> and R<sub>pgd</sub>"
+RETRAINED = "the naturally re-trained networks"
 MANY = "the best of many networks is above the best of few by chance alone"
 
 INITIALISATION = {
@@ -118,7 +109,7 @@ INITIALISATION = {
         Difference("nat-pgd-all", "pgd", "wb_pgd"),
         lacking="asks for the original recipes and for equal ones; a profile has one at most",
     ),
-    "D15": Claim(*t_equiv("pgd-pgd-all", "pgd", BB, 3), *t_equiv("nat-pgd-all", "pgd", BB, 3)),
+    "D15": Claim(*t_equiv("pgd-pgd-all", "pgd", 3), *t_equiv("nat-pgd-all", "pgd", 3)),
     "D21": Claim(
         Difference("nat", "pgd-pgd-all", "natural"), Difference("pgd", "pgd-pgd-all", "natural")
     ),
@@ -126,21 +117,15 @@ INITIALISATION = {
     "D38": Claim(lacking="records keep the weights of the selected epoch only"),
 }
 
+PGD_SOURCES = [Difference(f"pgd-nat-{s}", f"fgsm-nat-{s}", c) for s in STRATEGIES for c in BB]
+
 NATURAL_TARGETS = {
     "D05": Claim(
         order(
             "PGD sources above FGSM sources: three strategies, two black-box columns",
-            (
-                (Accuracy(f"pgd-nat-{strategy}", column), Accuracy(f"fgsm-nat-{strategy}", column))
-                for strategy in STRATEGIES
-                for column in BB
-            ),
+            (rule.pair for rule in PGD_SOURCES),
         ),
-        *(
-            difference
-            for strategy in STRATEGIES
-            for difference in t_diff(f"pgd-nat-{strategy}", f"fgsm-nat-{strategy}", BB)
-        ),
+        *PGD_SOURCES,
     ),
     "D06": Claim(
         Alike(
@@ -150,18 +135,12 @@ NATURAL_TARGETS = {
         )
     ),
     "D07": Claim(
-        *t_equiv("pgd-nat-stage3", "pgd", BB, 3), Control(t_equiv("fgsm-nat-stage3", "fgsm", BB, 3))
+        *t_equiv("pgd-nat-stage3", "pgd", 3), Control(t_equiv("fgsm-nat-stage3", "fgsm", 3))
     ),
     "D10": Claim(
         order(
             "best un-transferred defence above best naturally re-trained: four attacked columns",
-            (
-                (
-                    Best("R<sub>fgsm</sub> and R<sub>pgd</sub>", ("fgsm", "pgd"), column),
-                    Best("the naturally re-trained networks", TO_NATURAL, column),
-                )
-                for column in BB + WB
-            ),
+            ((Best(DEFENDED, ATTACKS, c), Best(RETRAINED, TO_NATURAL, c)) for c in BB + WB),
         ),
         lacking=MANY,
     ),
@@ -169,13 +148,8 @@ NATURAL_TARGETS = {
         order(
             "share kept in black box above white box: two sources, three strategies, two attacks",
             (
-                (
-                    retained(source, strategy, f"bb_{attack}"),
-                    retained(source, strategy, f"wb_{attack}"),
-                )
-                for source in ("fgsm", "pgd")
-                for strategy in STRATEGIES
-                for attack in ("fgsm", "pgd")
+                (retained(source, s, f"bb_{attack}"), retained(source, s, f"wb_{attack}"))
+                for source, s, attack in product(ATTACKS, STRATEGIES, ATTACKS)
             ),
         )
     ),
@@ -183,13 +157,8 @@ NATURAL_TARGETS = {
         order(
             "18 above 1 and above 56: three sources, two black-box columns",
             (
-                (
-                    Accuracy(f"{source}-nat-stage3", column),
-                    Accuracy(f"{source}-nat-{other}", column),
-                )
-                for source in ("nat", "fgsm", "pgd")
-                for column in BB
-                for other in ("head", "all")
+                (Accuracy(f"{source}-nat-stage3", c), Accuracy(f"{source}-nat-{other}", c))
+                for source, c, other in product(SOURCES, BB, ("head", "all"))
             ),
         )
     ),
@@ -203,13 +172,12 @@ NATURAL_TARGETS = {
 }
 
 FGSM = {
-    "D01": Claim(*t_equiv("fgsm", "pgd", BB, 2)),
+    "D01": Claim(*t_equiv("fgsm", "pgd", 2)),
     "D02": Claim(Difference("pgd", "fgsm", "wb_pgd"), Difference("fgsm", "pgd", "wb_fgsm")),
     "D03": Claim(*leaks("fgsm_no_ll"), lacking="the angle between gradients is not in the records"),
     "D04": Claim(Difference("fgsm", "fgsm_no_ll", "wb_pgd"), lacking=RESTARTS),
     "D20": Claim(
-        *t_diff("fgsm", "fgsm-fgsm-all", BB, expected=15),
-        Difference("fgsm", "fgsm-fgsm-all", "wb_pgd"),
+        *t_diff("fgsm", "fgsm-fgsm-all", BB, 15), Difference("fgsm", "fgsm-fgsm-all", "wb_pgd")
     ),
     "D25": Claim(
         order(
@@ -234,9 +202,7 @@ STRATEGY = {
         ),
         order(
             "natural accuracy under a new head: natural above FGSM above PGD source",
-            pairwise(
-                Accuracy(f"{source}-nat-head", "natural") for source in ("nat", "fgsm", "pgd")
-            ),
+            pairwise(Accuracy(f"{source}-nat-head", "natural") for source in SOURCES),
         ),
     ),
     "D09": Claim(AtMost("pgd-nat-all", "wb_pgd", 2), AtMost("fgsm-nat-all", "wb_pgd", 2)),
@@ -276,8 +242,7 @@ SANITY = {
             "white box at least as strong as black box: all networks, two attacks",
             (
                 (Accuracy(network, f"bb_{attack}"), Accuracy(network, f"wb_{attack}"))
-                for network in ALL
-                for attack in ("fgsm", "pgd")
+                for network, attack in product(ALL, ATTACKS)
             ),
             0,
         ),

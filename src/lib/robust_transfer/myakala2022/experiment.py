@@ -274,27 +274,18 @@ def source(study: Study, network: str, robust: bool) -> TrainingConfig:
         image_size=study.source_image_size,
         train_size=study.source_train_size,
         validation_size=study.source_validation_size,
-        attack=_attack(study) if robust else None,
-        halves="joint",
         epochs=study.source_epochs,
-        optimizer="adam",
         learning_rate=study.source_learning_rate,
-        weight_decay=0,
         schedule="one_cycle",
         batch_size=study.source_batch_size,
-        precision=study.precision,
         pretrained=study.pretrained,
         strategy="all" if study.pretrained else None,
+        **_shared(study, robust),
     )
 
 
 def _fine_tuning(
-    study: Study,
-    dataset: str,
-    network: str,
-    strategy: str,
-    techniques: frozenset[str],
-    seed: int,
+    study: Study, dataset: str, network: str, strategy: str, techniques: frozenset[str], seed: int
 ) -> TrainingConfig:
     target = study.targets[dataset]
     robust = "pretraining" in techniques
@@ -306,33 +297,33 @@ def _fine_tuning(
         image_size=target.image_size,
         train_size=target.train_size,
         validation_size=target.validation_size,
-        attack=_attack(study) if "augmentation" in techniques else None,
-        halves="joint",
         epochs=target.epochs,
-        optimizer="adam",
         learning_rate=study.learning_rate,
-        weight_decay=0,
         decay_epochs=(),
         batch_size=study.batch_size,
-        precision=study.precision,
         seed=seed,
         source=None if published else source(study, network, robust),
         pretrained=published,
         strategy=FINE_TUNINGS[strategy],
         frozen_batch_norm="freeze_all" if "batch_norm" in techniques else "adapt",
+        **_shared(study, "augmentation" in techniques),
     )
 
 
-def _attack(study: Study) -> PGD:
-    return PGD(
+def _shared(study: Study, adversarial: bool) -> dict[str, object]:
+    """What all trainings of a study have in common; adversarial ones have an attack."""
+    attack = PGD(
         threat_model=ThreatModel(epsilon=study.training_epsilon),
         steps=study.training_steps,
         step_size=study.training_step_ratio * study.training_epsilon,
     )
+    fields = {"attack": attack if adversarial else None, "halves": "joint"}
+    return fields | {"optimizer": "adam", "weight_decay": 0, "precision": study.precision}
 
 
 def _budgets(study: Study, dataset: str) -> BudgetConfig:
     target = study.targets[dataset]
+    attacked = 0 if DATASETS[dataset].multi_label else min(study.deepfool_images, target.test_size)
     return BudgetConfig(
         dataset=dataset,
         image_size=target.image_size,
@@ -340,9 +331,7 @@ def _budgets(study: Study, dataset: str) -> BudgetConfig:
         epsilons=study.epsilons,
         steps=study.steps,
         step_ratio=study.step_ratio,
-        deepfool_images=0
-        if DATASETS[dataset].multi_label
-        else min(study.deepfool_images, target.test_size),
+        deepfool_images=attacked,
     )
 
 

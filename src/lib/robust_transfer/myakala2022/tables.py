@@ -103,16 +103,20 @@ def _enter(lines: Lines, task: str, column: str, said: dict[str, str]) -> None:
 
 def all_cells(cells: Sequence[MeasuredCell], task: str, shown: Sequence[float]) -> pd.DataFrame:
     """Every cell of a task: strategy and techniques, natural and PGD accuracy."""
-    lines = []
-    for cell in cells:
-        if cell.task == task:
-            line = {"strategy": words(cell.strategy)}
-            line |= {words(t): "yes" if t in cell.techniques else "" for t in TECHNIQUES}
-            line["natural"] = with_sd(cell.by_seed())
-            for epsilon in shown:
-                line[f"PGD, ε = {epsilon_words(epsilon)}"] = with_sd(cell.by_seed("pgd", epsilon))
-            lines.append(line)
+    lines = [
+        {"strategy": words(cell.strategy)}
+        | {words(t): "yes" if t in cell.techniques else "" for t in TECHNIQUES}
+        | {name: with_sd(cell.by_seed(*at)) for name, at in _conditions(shown).items()}
+        for cell in cells
+        if cell.task == task
+    ]
     return pd.DataFrame(lines).set_index("strategy")
+
+
+def _conditions(shown: Sequence[float]) -> dict[str, tuple[str, float]]:
+    """Without attack and under PGD, by name."""
+    attacked = {f"PGD, ε = {epsilon_words(epsilon)}": ("pgd", epsilon) for epsilon in shown}
+    return {"natural": ("natural", 0.0)} | attacked
 
 
 def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.DataFrame:
@@ -185,8 +189,6 @@ def medical(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> pd.DataFra
     Returns:
         A row per cell and condition, a column per measure.
     """
-    conditions = {"natural": ("natural", 0.0)}
-    conditions |= {f"PGD, ε = {epsilon_words(size)}": ("pgd", size) for size in shown}
     measures = {"accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "AUROC": "auroc"}
     lines = {
         (f"{cell.task}, {cell.label}", condition): {
@@ -194,7 +196,7 @@ def medical(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> pd.DataFra
         }
         for cell in cells
         if cell.scored
-        for condition, at in conditions.items()
+        for condition, at in _conditions(shown).items()
     }
     return pd.DataFrame.from_dict(lines, "index")
 
