@@ -1,14 +1,18 @@
 import base64
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from robust_transfer.claims.quantities import Accuracy
+from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.davchev2019 import comparison, experiment, figures, tables
 from robust_transfer.davchev2019.runs import Run
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
+from robust_transfer.evaluation.intervals import Interval
 from robust_transfer.presentation.figures import mathtext
 from robust_transfer.presentation.tables import show
 
@@ -72,21 +76,26 @@ def test_agreement_of_a_reversed_table_is_negative(paper):
     )
 
 
+def gap(first: list[Evaluation], second: list[Evaluation]) -> Interval:
+    """The difference of two networks, an evaluation per seed."""
+    evaluations = {"a": dict(enumerate(first)), "b": dict(enumerate(second))}
+    return Reproduction(evaluations, None).gap(Accuracy("a", "wb_pgd"), Accuracy("b", "wb_pgd"))
+
+
 def test_paired_difference_knows_that_images_are_the_same():
     first, second = evaluation([1, 1, 1, 0] * 25), evaluation([1, 1, 0, 0] * 25)
-    mean, low, high = comparison.paired_difference([first], [second], "wb_pgd")
-    half = 1.959964 * np.std([0, 0, 1, 0] * 25, ddof=1) / 10
-    assert (mean, low, high) == pytest.approx((0.25, 0.25 - half, 0.25 + half))
+    half = 100 * 1.959964 * np.std([0, 0, 1, 0] * 25, ddof=1) / 10
+    assert gap([first], [second])[:3] == pytest.approx((25, 25 - half, 25 + half))
 
 
 def test_several_seeds_widen_the_interval_and_show_their_spread():
     alike, better = evaluation([1, 0, 0, 0] * 25), evaluation([1, 1, 1, 0] * 25)
-    _, *once = comparison.paired_difference([better], [alike], "wb_pgd")
-    mean, *twice = comparison.paired_difference([better, alike], [alike, alike], "wb_pgd")
-    assert mean == pytest.approx(0.25)
-    assert twice[1] - twice[0] > once[1] - once[0]
+    once, twice = gap([better], [alike]), gap([better, alike], [alike, alike])
+    assert twice.mean == pytest.approx(25)
+    assert twice.high - twice.low > once.high - once.low
     nat, pgd = experiment.select(ROWS, ["pgd", "nat"])
-    runs = [Run(nat, None, alike), Run(pgd, None, alike), Run(pgd, None, better)]
+    reseeded = replace(pgd, config=pgd.config.model_copy(update={"seed": 1}))
+    runs = [Run(nat, None, alike), Run(pgd, None, alike), Run(reseeded, None, better)]
     shown = comparison.over_seeds(runs)
     assert shown.index.to_list() == ["R<sub>pgd</sub>"]
     assert shown["wb_pgd"].to_list() == ["25.0 and 75.0"]

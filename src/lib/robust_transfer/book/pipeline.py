@@ -20,7 +20,7 @@ from robust_transfer.myakala2022.experiment import STUDY_TABLE, Study, cells, re
 from robust_transfer.myakala2022.measured import MeasuredCell, Repeat, measurements
 from robust_transfer.records.store import RECORD, WEIGHTS, Record, Store, folder_name
 from robust_transfer.runner import Runner
-from robust_transfer.training.loop import TrainingConfig, load_data
+from robust_transfer.training.loop import load_data
 
 EXPERIMENT = (
     "01_source",
@@ -147,7 +147,8 @@ def publish(profile: experiment.Profile, store: Store) -> list[str]:
         if network.role == "source" and there.find(network.config) is not None:
             continue  # what transfers started from; one trained anew since would void them
         _copy(store.lineage(network.config), target, weights=not network.further)
-        _copy_evaluations(store, network.config, target)
+        for name, content in store.beside(network.config, "evaluation-*.json").items():
+            write_sealed(target / folder_name(network.config) / name, content)
     published = runs.find(networks, there, experiment.evaluation(profile))
     rows = [run for run in published if run.network.in_table]
     attacked = experiment.to_attack_harder(networks)
@@ -203,11 +204,6 @@ def publish_study(study: Study, store: Store) -> list[str]:
     if not missing:
         measurements(measured).round(6).to_csv(target / STUDY_TABLE, index=False)
     return missing
-
-
-def _copy_evaluations(store: Store, config: TrainingConfig, target: Path) -> None:
-    for name, content in store.beside(config, "evaluation-*.json").items():
-        write_sealed(target / folder_name(config) / name, content)
 
 
 def _copy(found: list[Record], target: Path, weights: bool) -> None:

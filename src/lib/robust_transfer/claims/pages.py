@@ -79,10 +79,16 @@ def sections(
 
 def _block(judged: Judgement, links: Mapping[str, str]) -> str:
     words = {name: html.escape(text) for name, text in judged.words.items()}
+    told = {
+        "Evidence": words["evidence"],
+        "Test": words["test"],
+        "Expected": words["expected"],
+        "Rests on": _basis(judged.findings, links),
+        "Reason" if judged.verdict == UNTESTED else "Provisional": html.escape(judged.caveat),
+    }
     lines = [f'<section class="claim" id="{judged.id}">']
     lines += [f"<p><strong>{judged.id}: {judged.verdict}.</strong> {words['claim']}"]
-    for name, text in _told(judged, words, links).items():
-        lines.append(f"<br/><em>{name}:</em> {text}" if text else "")
+    lines += [f"<br/><em>{name}:</em> {text}" if text else "" for name, text in told.items()]
     lines.append("</p>")
     if judged.findings:
         table = pd.DataFrame([vars(finding) for finding in judged.findings]).set_index("statement")
@@ -95,16 +101,6 @@ def _block(judged: Judgement, links: Mapping[str, str]) -> str:
 def _escaped(text: str) -> str:
     """Text as HTML; the subscripts in networks' names stay what they are."""
     return re.sub(r"&lt;(/?sub)&gt;", r"<\1>", html.escape(text))
-
-
-def _told(judged: Judgement, words: dict[str, str], links: Mapping[str, str]) -> dict[str, str]:
-    return {
-        "Evidence": words["evidence"],
-        "Test": words["test"],
-        "Expected": words["expected"],
-        "Rests on": _basis(judged.findings, links),
-        "Reason" if judged.verdict == UNTESTED else "Provisional": html.escape(judged.caveat),
-    }
 
 
 def _basis(findings: tuple[Finding, ...], links: Mapping[str, str]) -> str:

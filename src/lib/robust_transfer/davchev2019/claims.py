@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from itertools import pairwise, product
 
 from robust_transfer.claims.quantities import Accuracy, Best, Pair, Retained
-from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.claims.rules import (
     Alike,
     AtMost,
@@ -17,28 +16,10 @@ from robust_transfer.claims.rules import (
     Rule,
     SignTest,
 )
-from robust_transfer.davchev2019 import checks, tables
+from robust_transfer.davchev2019 import checks
 from robust_transfer.davchev2019.experiment import SOURCES, Profile, grid, rows
-from robust_transfer.davchev2019.runs import Run
-from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
+from robust_transfer.evaluation.accuracies import COLUMNS
 from robust_transfer.networks.transfer import STRATEGIES
-
-
-def reproduction(runs: list[Run]) -> Reproduction:
-    """What the claims are judged by: the rows of Table 1 among the runs, of every seed.
-
-    Raises:
-        FileNotFoundError: a row has no evaluation; names it.
-    """
-    evaluations: dict[str, dict[int, Evaluation]] = {}
-    for run in runs:
-        if run.network.in_table:
-            name, seed = run.network.id, run.network.config.seed
-            if run.evaluation is None:
-                raise FileNotFoundError(f"{name}, seed {seed}: no evaluation")
-            evaluations.setdefault(name, {})[seed] = run.evaluation
-    return Reproduction(evaluations, tables.paper().loc[[*evaluations]])
-
 
 BB, WB = ("bb_fgsm", "bb_pgd"), ("wb_fgsm", "wb_pgd")
 ATTACKS = ("fgsm", "pgd")

@@ -1,15 +1,18 @@
 """Our Table 1 against the paper's, and networks against each other, with intervals."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from robust_transfer.claims import quantities
+from robust_transfer.claims.quantities import Accuracy
+from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.davchev2019 import tables
 from robust_transfer.davchev2019.experiment import Profile
 from robust_transfer.davchev2019.runs import Run
-from robust_transfer.evaluation import accuracies, intervals
+from robust_transfer.evaluation import intervals
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
 from robust_transfer.presentation.tables import with_sd
 
@@ -49,24 +52,33 @@ def within_tolerance(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     return agrees.mask(near_zero, 100 * ours[list(COLUMNS)] <= 5.0)
 
 
-def by_id(runs: list[Run]) -> dict[str, tuple[Evaluation, ...]]:
-    """Network id → its evaluations, one per seed."""
-    named: dict[str, tuple[Evaluation, ...]] = {}
+def reproduction(runs: list[Run]) -> Reproduction:
+    """The outcomes of the rows of Table 1 among the runs, of every seed, beside the paper's.
+
+    Raises:
+        FileNotFoundError: a row has no evaluation; names it.
+    """
+    evaluations: dict[str, dict[int, Evaluation]] = {}
     for run in runs:
-        if run.evaluation:
-            named[run.network.id] = (*named.get(run.network.id, ()), run.evaluation)
-    return named
+        if run.network.in_table:
+            name, seed = run.network.id, run.network.config.seed
+            if run.evaluation is None:
+                raise FileNotFoundError(f"{name}, seed {seed}: no evaluation")
+            evaluations.setdefault(name, {})[seed] = run.evaluation
+    return Reproduction(evaluations, tables.paper().loc[[*evaluations]])
 
 
 def between_seeds(runs: list[Run]) -> str:
     """One sentence on how far networks that differ in nothing but the seed lie apart."""
-    named = by_id(runs)
-    spreads = {column: accuracies.spread(named, column) for column in COLUMNS}
+    ours = reproduction(runs)
+    spreads = {column: ours.spread(column) for column in COLUMNS}
     if None in spreads.values():
         return "Every row was trained from one seed: no interval holds what another would change."
     shown = ", ".join(f"{100 * of.variance**0.5:.1f} in {name}" for name, of in spreads.items())
-    several = {i: accuracies.spread({i: repeats}, "wb_pgd") for i, repeats in named.items()}
-    squares = {i: of.variance * of.freedom for i, of in several.items() if of}
+    squares = {}
+    for name, repeats in ours.evaluations.items():
+        if of := intervals.spread([[e.accuracy("wb_pgd") for e in repeats.values()]]):
+            squares[name] = of.variance * of.freedom
     widest = max(squares, key=squares.get)
     share = squares[widest] / max(sum(squares.values()), np.finfo(float).tiny)
     return (
@@ -81,26 +93,26 @@ def between_seeds(runs: list[Run]) -> str:
 def over_seeds(runs: list[Run]) -> pd.DataFrame:
     """Accuracies of networks trained from several seeds, in percent; see ``with_sd``."""
     theirs, table = tables.paper(), {}
-    for name, repeats in by_id(runs).items():
+    for name, repeats in reproduction(runs).evaluations.items():
         if len(repeats) > 1:
             row = table[theirs.loc[name, "label"]] = {"seeds": len(repeats)}
             for column in ("natural", "wb_pgd"):
-                row[column] = with_sd(pd.Series([100 * e.accuracy(column) for e in repeats]))
+                row[column] = with_sd(
+                    pd.Series([100 * e.accuracy(column) for e in repeats.values()])
+                )
                 row[f"{column}, paper"] = 100 * theirs.loc[name, column]
     return pd.DataFrame.from_dict(table, "index")
 
 
 def comparisons(runs: list[Run], pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     """Paired difference in white-box PGD accuracy between networks, ours and the paper's."""
-    named, theirs, table = by_id(runs), tables.paper(), {}
-    labels, printed = theirs["label"], 100 * theirs["wb_pgd"]
-    others = accuracies.spread(named, "wb_pgd")
+    ours, table = reproduction(runs), {}
     for first, second in pairs:
-        gap = paired_difference(named[first], named[second], "wb_pgd", others)
-        table[f"{labels[first]} − {labels[second]}"] = {
-            "seeds": len(named[first]),
-            "ours (points)": intervals.with_interval(*(100 * x for x in gap)),
-            "paper (points)": intervals.signed(printed[first] - printed[second]),
+        pair = Accuracy(first, "wb_pgd"), Accuracy(second, "wb_pgd")
+        table[f"{ours.labels[first]} − {ours.labels[second]}"] = {
+            "seeds": ours.size(*pair)["seeds"],
+            "ours (points)": intervals.with_interval(*ours.gap(*pair)[:3]),
+            "paper (points)": intervals.signed(quantities.gap(pair, ours.printed(*pair))),
         }
     return pd.DataFrame(table.values(), index=pd.Index(table, name="difference in wb_pgd"))
 
@@ -119,24 +131,23 @@ def headline(
         theirs: the paper's.
         runs: all networks, further seeds included.
     """
-    agrees, named, robust = agreement(ours, theirs), by_id(runs), 100 * ours["wb_pgd"]
+    agrees, robust, outcomes = agreement(ours, theirs), 100 * ours["wb_pgd"], reproduction(runs)
     shown = ["nat", "pgd", "pgd-pgd-all", "nat-pgd-all", "pgd-pgd-stage3"]
     shown += ["pgd-nat-head", "pgd-nat-stage3", "pgd-nat-all"]
     numbers = {f"wb_pgd_{name.replace('-', '_')}": robust[name] for name in shown}
     numbers |= {f"natural_{name}": 100 * ours.loc[name, "natural"] for name in ("nat", "pgd")}
     numbers |= {f"rank_correlation_{c}": agrees.loc[c, "rank correlation"] for c in COLUMNS}
-    pair = named["pgd-pgd-all"], named["pgd"]
-    gap = paired_difference(*pair, "wb_pgd", accuracies.spread(named, "wb_pgd"))
-    points = [100 * end for end in gap]
+    pair = Accuracy("pgd-pgd-all", "wb_pgd"), Accuracy("pgd", "wb_pgd")
+    gap = outcomes.gap(*pair)
     return {name: float(value) for name, value in numbers.items()} | {
-        "headline": intervals.signed(points[0]),
-        "headline_low": intervals.signed(points[1]),
-        "headline_high": intervals.signed(points[2]),
+        "headline": intervals.signed(gap.mean),
+        "headline_low": intervals.signed(gap.low),
+        "headline_high": intervals.signed(gap.high),
         "difference": intervals.signed(robust["pgd-pgd-all"] - robust["pgd"]),
         "cells_within": int(agrees["cells within tolerance"].sum()),
         "cells_with_tolerance": int(agrees["cells with a tolerance"].sum()),
         "n_test": profile.test_size,
-        "seeds": len(named["pgd-pgd-all"]),
+        "seeds": len(outcomes.evaluations["pgd-pgd-all"]),
         "networks": len(runs),
         "minutes_total": sum(run.record.content["seconds"] for run in runs) / 60,
         "profile": profile.profile,
@@ -157,25 +168,3 @@ def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
             "cells with a tolerance": len(judged),
         }
     return pd.DataFrame(table.values(), index=pd.Index(table, name="column"))
-
-
-def paired_difference(
-    first: Sequence[Evaluation],
-    second: Sequence[Evaluation],
-    column: str,
-    others: intervals.Spread | None = None,
-) -> tuple[float, float, float]:
-    """Difference of two accuracies on the same images, with its 95 % interval.
-
-    Args:
-        first: an evaluation per seed; see ``intervals.paired`` for what the interval speaks of.
-        second: the same of the other network, for the same seeds in the same order.
-        column: which accuracy.
-        others: what other networks tell of the spread between seeds, where seeds are few.
-
-    Returns:
-        Mean, lower and upper end, in [-1, 1].
-    """
-    pairs = zip(first, second, strict=True)
-    gaps = [a.outcomes[column].astype(float) - b.outcomes[column] for a, b in pairs]
-    return intervals.paired(np.stack(gaps), others=others)[:3]

@@ -78,12 +78,15 @@ def _strategies(measured: MeasuredStudy) -> dict[str, Claim]:
         for epsilon in measured.tested
         if (fact := _best(measured, task, epsilon))
     ]
+    standard = ("full_finetuning", "layer_freezing", "feature_extraction")
     chance = "which of many cells is best is chance where they differ little"
     return {
         "M01": _claim(_robust_orders(measured)),
         "M02": Claim(Check("gain under PGD in the printed table reaches 5.2 %", reached)),
         "M11": Claim(Check("what p < 0.05 in three runs implies", power()), *tests),
-        "M13": _claim(_natural_orders(measured)),
+        "M13": _claim(
+            _orders(measured, standard, ["natural"], ": full > freezing > extraction, natural")
+        ),
         "M15": _claim(best, lacking=chance),
     }
 
@@ -92,31 +95,25 @@ def _robust_orders(measured: MeasuredStudy) -> list[Order]:
     """M01: freezing above full fine-tuning above feature extraction, under every attack."""
     usual = ("layer_freezing", "full_finetuning", "feature_extraction")
     columns = [column(*attack) for attack in product(("fgsm", "pgd"), measured.study.epsilons)]
-    words = "{}, {} source: freezing > full > extraction at every ε"
+    words = "source: freezing > full > extraction at every ε"
+    orders = _orders(measured, usual, columns, f", natural {words}")
+    orders += _orders(measured, usual, columns, f", robust {words}", "pretraining")
+    return sorted(orders, key=lambda order: order.words)
+
+
+def _orders(
+    measured: MeasuredStudy,
+    strategies: tuple[str, ...],
+    columns: list[str],
+    words: str,
+    *techniques,
+) -> list[Order]:
+    """An order of strategies for every task that has them all with these techniques."""
+    named = [measured.named(strategy, *techniques) for strategy in strategies]
+    tasks = sorted(set.intersection(*(set(cells) for cells in named)))
     return [
-        Order(_in_turn(cells, columns), words.format(task, source))
-        for task in sorted(measured.tasks)
-        for source, techniques in (("natural", ()), ("robust", ("pretraining",)))
-        if (cells := _of_task(measured, task, usual, techniques))
+        Order(_in_turn([of[task] for of in named], columns), f"{task}{words}") for task in tasks
     ]
-
-
-def _natural_orders(measured: MeasuredStudy) -> list[Order]:
-    """M13: full fine-tuning above freezing above feature extraction, without attack."""
-    standard = ("full_finetuning", "layer_freezing", "feature_extraction")
-    return [
-        Order(_in_turn(cells, ["natural"]), f"{task}: full > freezing > extraction, natural")
-        for task in sorted(measured.tasks)
-        if (cells := _of_task(measured, task, standard))
-    ]
-
-
-def _of_task(
-    measured: MeasuredStudy, task: str, strategies: Iterable[str], techniques: Iterable[str] = ()
-) -> list[MeasuredCell]:
-    """A task's cells with these techniques, strategy by strategy; none unless it has them all."""
-    cells = [measured.named(strategy, *techniques).get(task) for strategy in strategies]
-    return [] if None in cells else cells
 
 
 def _in_turn(cells: list[MeasuredCell], columns: list[str]) -> tuple[tuple[Accuracy, ...], ...]:

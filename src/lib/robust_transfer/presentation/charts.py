@@ -60,19 +60,18 @@ def accuracy_curves(
         runs: network label → name of its record.
         alt_text: what the figure shows.
     """
-    points = []
-    for label in curves:
-        for strength, accuracy in curves[label].items():
-            points.append(
-                {
-                    "network": spaced(label),
-                    "strength": strength,
-                    "accuracy": 100 * accuracy,
-                    "shown": f"{percent(accuracy)} %",
-                    "interval": interval(*wilson(accuracy * n, n), n),
-                    "record": runs[label],
-                }
-            )
+    points = [
+        {
+            "network": spaced(label),
+            "strength": strength,
+            "accuracy": 100 * accuracy,
+            "shown": f"{percent(accuracy)} %",
+            "interval": interval(*wilson(accuracy * n, n), n),
+            "record": runs[label],
+        }
+        for label in curves
+        for strength, accuracy in curves[label].items()
+    ]
     names = [spaced(label) for label in curves]
     colours = sns.color_palette("colorblind", len(names)).as_hex()
     chosen = alt.selection_point("chosen", fields=["network"], bind="legend")
