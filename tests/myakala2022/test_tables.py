@@ -162,7 +162,7 @@ def test_an_l2_radius_is_judged_by_deepfool(cells):
     found = forensics.mistakes(cell, [0.03])
     row = found.loc["taken as an l2 radius (DeepFool, 9 images)"]
     assert row["ε = 0.03"] == pytest.approx(100 * 2 / 3)
-    shown = forensics.deepfool([cell])
+    shown = forensics.smallest_steps([cell])
     assert shown.loc["cifar10/resnet20, full fine-tuning", "images"] == 9
     assert "median l2" not in shown  # of fewer than ten
 

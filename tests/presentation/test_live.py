@@ -16,7 +16,7 @@ HITS = {"nat": np.arange(10) < 4, "pgd": np.arange(10) % 2 == 0}
 
 @pytest.fixture
 def records() -> live.Records:
-    return live.gather([run(n, HITS[n.id]) for n in NETWORKS], tables.paper(), "Profile <tiny>.")
+    return live.collect([run(n, HITS[n.id]) for n in NETWORKS], tables.paper(), "Profile <tiny>.")
 
 
 def run(network, hits) -> Run:
@@ -35,7 +35,7 @@ def test_records_give_outcomes_accuracies_and_the_papers(records):
 def test_an_accuracy_between_two_decimals_reads_as_in_the_tables():
     hits = np.arange(10_000) < 995
     assert f"{100 * hits.sum() / 10_000:.1f}" != percent(hits.mean())  # so it can differ
-    records = live.gather([run(NETWORKS[0], hits)], tables.paper(), "")
+    records = live.collect([run(NETWORKS[0], hits)], tables.paper(), "")
     assert f"{records.accuracy('nat', 'natural'):.1f}" == percent(hits.mean())
 
 

@@ -53,7 +53,7 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
         (paths.GENERATED / f"{name}.html").write_text(part)
     ours = tables.results(own)
     drawings = {
-        "figure1": figures.pipeline(networks),
+        "figure1": figures.scheme(networks),
         "survival": figures.survival({"this run": ours, "paper": tables.paper()}),
     }
     for name, drawing in drawings.items():

@@ -162,14 +162,11 @@ def findings(judged: dict[str, Judgement], name: str) -> pd.DataFrame:
 
 def overview(judged: dict[str, Judgement]) -> pd.DataFrame:
     """Ids of the claims by group and verdict, with their number in the last row."""
-    table = {verdict: {} for verdict in VERDICTS}
-    for name, claim in judged.items():
-        table[claim.verdict].setdefault(claim.group, []).append(name)
     groups = dict.fromkeys(claim.group for claim in judged.values())
-    shown = pd.DataFrame(
-        {v: [", ".join(sorted(table[v].get(group, []))) for group in groups] for v in VERDICTS},
-        index=list(groups),
-    )
+    shown = pd.DataFrame("", index=list(groups), columns=list(VERDICTS))
+    for name, claim in sorted(judged.items()):
+        before = shown.loc[claim.group, claim.verdict]
+        shown.loc[claim.group, claim.verdict] = f"{before}, {name}" if before else name
     counts = numbers(judged)
     shown.loc["claims"] = [str(counts[name]) for name in COUNTED]
     return shown

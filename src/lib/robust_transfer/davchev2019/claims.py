@@ -23,10 +23,10 @@ from robust_transfer.networks.transfer import STRATEGIES
 
 BB, WB = ("bb_fgsm", "bb_pgd"), ("wb_fgsm", "wb_pgd")
 ATTACKS = ("fgsm", "pgd")
-ROWS = rows(grid(Profile()))
-ALL = tuple(network.id for network in ROWS)
-HEADS = tuple(network.id for network in ROWS if network.strategy == "head")
-TO_NATURAL = tuple(n.id for n in ROWS if n.role == "transfer" and n.target == "nat")
+GRID = rows(grid(Profile()))
+ALL = tuple(network.id for network in GRID)
+HEADS = tuple(network.id for network in GRID if network.strategy == "head")
+TO_NATURAL = tuple(n.id for n in GRID if n.role == "transfer" and n.target == "nat")
 
 
 def t_diff(first: str, second: str, columns: Iterable[str], *size: float) -> list[Difference]:
@@ -72,7 +72,7 @@ def pgd_against_fgsm(columns: tuple[str, ...]) -> tuple[Pair, ...]:
 
 def without_and_with_transfer(family: str, baselines: tuple[str, ...]) -> tuple[Pair, ...]:
     """Per column, the best network of a family (the paper's Figure 5) without and with transfer."""
-    transfers = tuple(n.id for n in ROWS if n.strategy and family in (n.source, n.target))
+    transfers = tuple(n.id for n in GRID if n.strategy and family in (n.source, n.target))
     names = f"{family} without transfer", f"{family} with transfer"
     return tuple((Best(names[0], baselines, c), Best(names[1], transfers, c)) for c in COLUMNS)
 

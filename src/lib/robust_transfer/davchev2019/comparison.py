@@ -117,7 +117,7 @@ def comparisons(runs: list[Run], pairs: Iterable[tuple[str, str]]) -> pd.DataFra
     return pd.DataFrame(table.values(), index=pd.Index(table, name="difference in wb_pgd"))
 
 
-def headline(
+def quoted(
     profile: Profile, ours: pd.DataFrame, theirs: pd.DataFrame, runs: list[Run]
 ) -> dict[str, object]:
     """The numbers that prose quotes: accuracies in percent, differences as text, counts, strings.

@@ -122,7 +122,7 @@ def _in_turn(cells: list[MeasuredCell], columns: list[str]) -> tuple[tuple[Accur
     return tuple((Accuracy(first.id, at), Accuracy(second.id, at)) for at, (first, second) in pairs)
 
 
-def _significant(pairs: list[repeats.Pair], epsilon: float) -> Fact:
+def _significant(pairs: list[repeats.CellPair], epsilon: float) -> Fact:
     """M11: whether layer freezing is above full fine-tuning in every task, by paired t-tests."""
     tests = repeats.compare(pairs, "pgd", epsilon)
     positive = (tests["adjusted"] < ALPHA) & (tests["difference"] > 0)
@@ -182,7 +182,7 @@ def _techniques(measured: MeasuredStudy) -> dict[str, Claim]:
     }
 
 
-def _pairs(measured: MeasuredStudy, technique: str) -> list[repeats.Pair]:
+def _pairs(measured: MeasuredStudy, technique: str) -> list[repeats.CellPair]:
     """Every cell with a technique beside the one that lacks nothing but it."""
     return [
         (cell, without)
@@ -194,11 +194,11 @@ def _pairs(measured: MeasuredStudy, technique: str) -> list[repeats.Pair]:
     ]
 
 
-def _above(pairs: list[repeats.Pair], expected: float | None = None) -> list[Difference]:
+def _above(pairs: list[repeats.CellPair], expected: float | None = None) -> list[Difference]:
     return [Difference(a.id, b.id, column("pgd", HIGH), expected) for a, b in pairs]
 
 
-def _spread(pairs: list[repeats.Pair]) -> list[Check]:
+def _spread(pairs: list[repeats.CellPair]) -> list[Check]:
     """M08: whether frozen batch norm narrows the spread over seeds."""
     if not pairs:
         return []

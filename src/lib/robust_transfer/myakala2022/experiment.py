@@ -176,7 +176,7 @@ class Study(Config):
     @model_validator(mode="after")
     def _every_task_has_cells(self) -> Self:
         for task, design in self.tasks.items():
-            if not settings(self, task):
+            if not treatments(self, task):
                 has = ", ".join(dict.fromkeys(strategy for strategy, _ in DESIGNS[design]))
                 raise ValueError(
                     f"strategies = {', '.join(self.strategies)}: {task} would have no cell; its "
@@ -244,7 +244,7 @@ def words(name: str) -> str:
     return special.get(name, name.replace("_", " "))
 
 
-def settings(study: Study, task: str) -> list[tuple[str, frozenset[str]]]:
+def treatments(study: Study, task: str) -> list[tuple[str, frozenset[str]]]:
     """Strategies and techniques of a task. Frozen batch norm drops out where there is none."""
     possible = set(study.techniques)
     if not has_batch_norm(task.split("/")[1]):
@@ -258,7 +258,7 @@ def cells(study: Study) -> list[Cell]:
     table = []
     for task in study.tasks:
         dataset, network = task.split("/")
-        for strategy, techniques in settings(study, task):
+        for strategy, techniques in treatments(study, task):
             setting = (dataset, network, strategy, techniques)
             configs = tuple(_fine_tuning(study, *setting, seed) for seed in range(study.repeats))
             table.append(Cell(*setting, configs, _budgets(study, dataset)))

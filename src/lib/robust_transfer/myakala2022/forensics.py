@@ -25,7 +25,7 @@ FEW = 10
 """Images of which a median says something, at least."""
 
 
-def deepfool(cells: Sequence[MeasuredCell]) -> pd.DataFrame:
+def smallest_steps(cells: Sequence[MeasuredCell]) -> pd.DataFrame:
     """Median size of the smallest perturbations that DeepFool found.
 
     Over all repeats and the attacked images that were classified correctly; the l∞ size is in

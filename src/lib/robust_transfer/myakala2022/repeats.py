@@ -16,7 +16,7 @@ from robust_transfer.myakala2022.measured import MeasuredCell
 
 POWER = 0.8
 
-Pair = tuple[MeasuredCell, MeasuredCell]
+CellPair = tuple[MeasuredCell, MeasuredCell]
 """Two cells that are compared, first minus second."""
 
 
@@ -31,7 +31,7 @@ def detectable(sd: float, repeats: int) -> float:
     return float(effect) * sd
 
 
-def compare(pairs: Sequence[Pair], attack: str, epsilon: float) -> pd.DataFrame:
+def compare(pairs: Sequence[CellPair], attack: str, epsilon: float) -> pd.DataFrame:
     """Paired t-tests over seeds, corrected together by Holm's method.
 
     Args:

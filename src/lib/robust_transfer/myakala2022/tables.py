@@ -156,7 +156,7 @@ def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.Da
     return pd.DataFrame(lines, columns=["technique", "strategy", "gain", "low", "high", "pairs"])
 
 
-def compared(pairs: Sequence[repeats.Pair], attack: str, epsilon: float) -> pd.DataFrame:
+def compared(pairs: Sequence[repeats.CellPair], attack: str, epsilon: float) -> pd.DataFrame:
     """Paired t-tests of cells of one task, for readers; see ``repeats.compare``."""
     tests = repeats.compare(pairs, attack, epsilon)
     spread = tests["sd"] > 0
@@ -173,7 +173,7 @@ def compared(pairs: Sequence[repeats.Pair], attack: str, epsilon: float) -> pd.D
     return shown.set_axis([f"{a.task}: {a.label} − {b.label}" for a, b in pairs])
 
 
-def strategy_pairs(cells: Sequence[MeasuredCell]) -> list[repeats.Pair]:
+def strategy_pairs(cells: Sequence[MeasuredCell]) -> list[repeats.CellPair]:
     """Layer freezing and full fine-tuning without techniques, for every task that has both."""
     plain = {(cell.task, cell.strategy): cell for cell in cells if not cell.techniques}
     pairs = [

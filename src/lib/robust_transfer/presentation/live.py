@@ -76,7 +76,7 @@ class Records:
         )
 
 
-def gather(runs: list, theirs, scale: str) -> Records:
+def collect(runs: list, theirs, scale: str) -> Records:
     """Collect the records of evaluated networks.
 
     Args:
