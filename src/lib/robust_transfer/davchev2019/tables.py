@@ -50,15 +50,14 @@ def departures(profile: Profile) -> pd.DataFrame:
 
 def strategies(profile: Profile) -> pd.DataFrame:
     """Trained weights per strategy, counted on the profile's network."""
-    table = []
+    table = {}
     for strategy, layers in experiment.PAPER_LAYERS.items():
         model = build(profile.network, DATASETS[profile.target_dataset].classes, 0)
         transplant(model, model.state_dict(), strategy)
         trained, total = trainable_weights(model), sum(p.numel() for p in model.parameters())
-        row = {"strategy": strategy, "the paper's label": str(layers)}
-        share = percent(trained / total) + " %"
-        table.append(row | {"trained weights": f"{trained:,}", "share": share})
-    return pd.DataFrame(table).set_index("strategy")
+        shares = {"trained weights": f"{trained:,}", "share": f"{percent(trained / total)} %"}
+        table[strategy] = {"the paper's label": str(layers)} | shares
+    return pd.DataFrame(table.values(), index=pd.Index(table, name="strategy"))
 
 
 def results(runs: list[Run]) -> pd.DataFrame:
@@ -121,11 +120,8 @@ def heatmap_blocks(figure: str, theirs: pd.DataFrame) -> list[list[str]]:
 def with_intervals(ours: pd.DataFrame) -> pd.DataFrame:
     """Accuracies with their 95 % intervals for readers, in percent."""
     shown = {
-        column: [
-            percent_interval(row[column], row[f"{column}_low"], row[f"{column}_high"])
-            for _, row in ours.iterrows()
-        ]
-        for column in COLUMNS
+        c: [percent_interval(*ends) for ends in ours[[c, f"{c}_low", f"{c}_high"]].to_numpy()]
+        for c in COLUMNS
     }
     return pd.DataFrame(shown, index=ours["label"])
 

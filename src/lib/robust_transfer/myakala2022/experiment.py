@@ -41,13 +41,15 @@ TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
 
 NONE: frozenset[str] = frozenset()
 
+PLAIN = tuple((strategy, NONE) for strategy in FINE_TUNINGS)
+"""Every strategy without any technique."""
+
 DESIGNS: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {
-    "architecture": (("full_finetuning", NONE),),
-    "strategies": tuple((strategy, NONE) for strategy in FINE_TUNINGS),
+    "architecture": PLAIN[:1],
+    "strategies": PLAIN,
     "tables": (
-        *((strategy, NONE) for strategy in FINE_TUNINGS),
-        ("layer_freezing", frozenset({"pretraining"})),
-        ("layer_freezing", frozenset({"augmentation"})),
+        *PLAIN,
+        *(("layer_freezing", frozenset({t})) for t in ("pretraining", "augmentation")),
     ),
     "factorial": tuple(
         (strategy, frozenset(chosen))

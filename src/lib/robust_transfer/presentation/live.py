@@ -80,7 +80,8 @@ def collect(runs: list, theirs, scale: str) -> Records:
     """Collect the records of evaluated networks.
 
     Args:
-        runs: ``Run``s; those with an evaluation, all on the same images, are the table's rows.
+        runs: networks with what came of them; the evaluated ones, all on the same images, are
+            the table's rows.
         theirs: the paper's table, as made by ``tables.paper``.
         scale: one sentence on what was run.
     """
