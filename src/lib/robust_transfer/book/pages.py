@@ -12,7 +12,7 @@ from robust_transfer import paths
 from robust_transfer.davchev2019 import comparison, experiment, figures, runs, tables
 from robust_transfer.davchev2019.experiment import Network, Profile
 from robust_transfer.davchev2019.runs import Run
-from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
+from robust_transfer.evaluation.accuracies import COLUMNS
 from robust_transfer.myakala2022.experiment import Study, cells
 from robust_transfer.presentation.tables import (
     describe_attack,
@@ -67,8 +67,10 @@ def cards(own: list[Run]) -> str:
 
 def _card(run: Run) -> str:
     facts = _training(run.network, run.record)
-    if run.evaluation:
-        facts |= _accuracies(run.evaluation)
+    if evaluation := run.evaluation:
+        n = f"{evaluation.content['n']:,}"
+        shares = {c: (evaluation.accuracy(c), *evaluation.interval(c)) for c in COLUMNS}
+        facts |= {c: f"{percent_interval(*of)} % of {n} images" for c, of in shares.items()}
     table = pd.Series(facts).to_frame().to_html(header=False, escape=False, border=0)
     name = run.network.id
     summary = f"{run.network.label} <code>{name}</code>"
@@ -99,13 +101,6 @@ def _training(network: Network, record: Record) -> dict[str, str]:
         "validation": ", ".join(shares),
         "record": f"<code>{escape(folder_name(config))}</code>{kept}",
     }
-
-
-def _accuracies(evaluation: Evaluation) -> dict[str, str]:
-    """The five accuracies of a network, with their intervals."""
-    n = f"{evaluation.content['n']:,}"
-    shares = {c: (evaluation.accuracy(c), *evaluation.interval(c)) for c in COLUMNS}
-    return {c: f"{percent_interval(*share)} % of {n} images" for c, share in shares.items()}
 
 
 def study_records(study: Study, store: Store) -> list[Record]:
@@ -224,8 +219,4 @@ def fingerprints(own: list[Run]) -> pd.DataFrame:
 
 def short(table: pd.DataFrame) -> pd.DataFrame:
     """The same table with hashes cut for the eye."""
-    return table.map(lambda cell: cell[:HASH] if _is_hash(cell) else cell)
-
-
-def _is_hash(cell: object) -> bool:
-    return isinstance(cell, str) and len(cell) > HASH and not set(cell) - set("0123456789abcdef")
+    return table.replace(rf"^([0-9a-f]{{{HASH}}})[0-9a-f]+$", r"\1", regex=True)

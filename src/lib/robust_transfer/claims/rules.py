@@ -1,4 +1,4 @@
-"""The vocabulary of tests: small rules that look at the evidence and return a finding.
+"""The vocabulary of tests: small rules that look at a reproduction and return a finding.
 
 Their conventions were fixed before any result. T-diff replicates if the 95 % interval of the
 difference excludes zero in the claimed direction, also after Holm's correction (``verdicts``), and
@@ -255,7 +255,7 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """Whatever no other rule says: a computation on the evidence, the library or printed tables.
+    """Whatever no other rule says: a computation on a reproduction, the library or tables.
 
     Attributes:
         words: what is checked.

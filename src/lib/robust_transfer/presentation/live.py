@@ -193,6 +193,10 @@ class _Printed:
         pass
 
 
+_LAST = "_last_"
+"""Name of a cell's last expression while it runs."""
+
+
 def run(source: str, names: dict) -> str:
     """Run a cell: what it prints, then what its last line is, as HTML; or what went wrong, where.
 
@@ -214,9 +218,6 @@ def run(source: str, names: dict) -> str:
     finally:
         sys.stdout = before
     return (f"<pre>{html.escape(printed.text)}</pre>" if printed.text else "") + shown
-
-
-_LAST = "_last_"
 
 
 def _keeping_the_last(source: str) -> str:
