@@ -4,6 +4,7 @@ import numpy as np
 
 from robust_transfer.evaluation.budgets import Budgets
 from robust_transfer.myakala2022.experiment import Cell, Study, cells
+from robust_transfer.myakala2022.measured import MeasuredCell, Repeat
 
 TARGET = {"train_size": 8, "validation_size": 2, "test_size": 100, "epochs": 1}
 EPSILONS = (0.01, 8 / 255, 0.09)
@@ -16,10 +17,17 @@ def study(tasks: dict[str, str], **changes) -> Study:
     return Study(**fields | {"tasks": tasks, "targets": targets, "epsilons": EPSILONS} | changes)
 
 
-def measure(table: list[Cell], accuracy, count: int = 100) -> list[list[Budgets]]:
+def measure(table: list[Cell], accuracy, count: int = 100) -> list[MeasuredCell]:
     """Answers of every repeat: ``accuracy(cell, seed, attack, epsilon)`` of them are right."""
-    return [[_answers(cell, seed, accuracy, count) for seed in range(len(cell.configs))]
-            for cell in table]  # fmt: skip
+    return [
+        MeasuredCell(
+            **vars(cell),
+            repeats=tuple(
+                Repeat(c.seed, None, _answers(cell, c.seed, accuracy, count)) for c in cell.configs
+            ),
+        )
+        for cell in table
+    ]
 
 
 def _answers(cell: Cell, seed: int, accuracy, count: int) -> Budgets:

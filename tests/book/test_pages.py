@@ -7,7 +7,7 @@ import yaml
 
 from robust_transfer import paths
 from robust_transfer.book import pages
-from robust_transfer.davchev2019 import experiment
+from robust_transfer.davchev2019 import experiment, runs
 from robust_transfer.records.store import Store
 
 SMOKE = experiment.read_profile(paths.PROFILES / "smoke.yaml")
@@ -77,6 +77,6 @@ def test_a_card_says_that_a_network_was_published_without_weights(scale, tmp_pat
     store = Store(tmp_path / "mine", scale)
     networks = experiment.select(experiment.grid(SMOKE), ["nat", "pgd"])
     (store.find(networks[1].config).folder / "weights.safetensors").unlink()
-    shown = pages.cards(networks, [store.find(network.config) for network in networks], {})
+    shown = pages.cards(runs.find(networks, store, experiment.evaluation(SMOKE)))
     with_weights, without = shown.split('id="pgd"')
     assert "without weights" in without and "without weights" not in with_weights

@@ -6,25 +6,28 @@ from made import measure, study
 
 from robust_transfer import paths
 from robust_transfer.claims import pages, verdicts
-from robust_transfer.claims.evidence import Evidence
 from robust_transfer.claims.outcome import FAILS, PARTLY, REPLICATES, UNTESTED
-from robust_transfer.claims.quantities import Cell
+from robust_transfer.claims.quantities import Accuracy
+from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.claims.rules import Difference, Equivalence
-from robust_transfer.davchev2019 import comparison, experiment, tables
-from robust_transfer.davchev2019.claims import GROUPS, gather
-from robust_transfer.evaluation import accuracies
+from robust_transfer.davchev2019 import comparison, experiment, runs, tables
+from robust_transfer.davchev2019.claims import GROUPS
+from robust_transfer.davchev2019.comparison import reproduction
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
+from robust_transfer.evaluation.intervals import with_interval
 from robust_transfer.myakala2022 import printed
 from robust_transfer.myakala2022.claims import groups
-from robust_transfer.myakala2022.evidence import Gathered
+from robust_transfer.myakala2022.experiment import Study
 from robust_transfer.myakala2022.experiment import cells as study_cells
+from robust_transfer.myakala2022.measured import MeasuredStudy
 from robust_transfer.presentation import figures
 from robust_transfer.records.store import Store
 
 ROWS = experiment.rows(experiment.grid(experiment.Profile()))
 IDS = {network.paper_key: network.id for network in ROWS}
-PAPER = tables.paper(ROWS)
+PAPER = tables.paper()
 A = {name: claim for group in GROUPS.values() for name, claim in group.items()}
+LAPTOP = experiment.read_profile(paths.PROFILES / "laptop.yaml")
 STUDY = study(
     {
         "cifar10/resnet20": "factorial",
@@ -35,6 +38,13 @@ STUDY = study(
 )
 
 
+def runs_of(profile: experiment.Profile) -> list[runs.Run]:
+    """What is published of the networks of a profile."""
+    store = Store("results", paths.PUBLISHED / "laptop")
+    networks = experiment.grid(profile) + experiment.again(profile)
+    return runs.find(networks, store, experiment.evaluation(profile))
+
+
 def as_printed(cell, seed, attack, epsilon):
     """The paper's accuracies at every budget, or such as it has where it prints none."""
     name = "standard" if attack == "natural" else attack
@@ -42,16 +52,16 @@ def as_printed(cell, seed, attack, epsilon):
     return ({"standard": 90, "fgsm": 82, "pgd": 70}[name] if np.isnan(value) else value) / 100
 
 
-def gathered(accuracy) -> Gathered:
-    cells = study_cells(STUDY)
-    return Gathered(STUDY, cells, measure(cells, accuracy, count=1000))
+def judge_study(accuracy, of: Study = STUDY) -> dict[str, verdicts.Judgement]:
+    """The claims of paper B, judged by made-up accuracies."""
+    measured = MeasuredStudy(of, measure(study_cells(of), accuracy, count=1000))
+    return verdicts.judge(measured.reproduction, groups(measured))
 
 
 @pytest.fixture(scope="module")
 def of_paper_b() -> dict[str, verdicts.Judgement]:
     """The claims of paper B, judged by its own numbers at every budget."""
-    found = gathered(as_printed)
-    return verdicts.judge(found.evidence, groups(found))
+    return judge_study(as_printed)
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +72,16 @@ def of_the_paper() -> dict[str, verdicts.Judgement]:
         network: {0: Evaluation({c: images < round(1000 * row[c]) for c in COLUMNS}, {})}
         for network, row in PAPER.iterrows()
     }
-    return verdicts.judge(Evidence(found, PAPER), GROUPS)
+    return verdicts.judge(Reproduction(found, PAPER), GROUPS)
 
 
 @pytest.fixture(scope="module")
 def of_the_laptop() -> dict[str, verdicts.Judgement]:
-    profile = experiment.read_profile(paths.PROFILES / "laptop.yaml")
-    return verdicts.judge(gather(profile, Store("results", paths.PUBLISHED / "laptop")), GROUPS)
+    return verdicts.judge(reproduction(runs_of(LAPTOP)), GROUPS)
 
 
 def test_every_claim_is_a_test_or_says_why_not(of_paper_b):
-    words = verdicts.read()
+    words = verdicts.texts()
     second = {name: judged.claim for name, judged in of_paper_b.items()}
     assert sorted(A) == words.index[words["paper"] == "davchev2019"].to_list()
     assert sorted(second) == words.index[words["paper"] == "myakala2022"].to_list()
@@ -101,10 +110,7 @@ def test_pretraining_is_judged_in_every_strategy(of_paper_b):
 
 
 def test_a_study_that_lacks_the_cells_says_so():
-    few = study({"cifar10/resnet20": "architecture"})
-    cells = study_cells(few)
-    found = Gathered(few, cells, measure(cells, as_printed))
-    judged = verdicts.judge(found.evidence, groups(found))
+    judged = judge_study(as_printed, study({"cifar10/resnet20": "architecture"}))
     assert judged["M05"].verdict == UNTESTED
     assert judged["M05"].caveat == "no task of this study tests it"
     assert judged["M03"].verdict == REPLICATES
@@ -112,9 +118,7 @@ def test_a_study_that_lacks_the_cells_says_so():
 
 def test_a_budget_close_to_one_that_a_claim_names_is_another():
     close = study({"cifar10/resnet20": "tables"}, epsilons=(0.01, 0.0313725), shown=(0.01,))
-    cells = study_cells(close)
-    found = Gathered(close, cells, measure(cells, as_printed))
-    judged = verdicts.judge(found.evidence, groups(found))
+    judged = judge_study(as_printed, close)
     assert judged["M06"].verdict == UNTESTED and judged["M03"].verdict == REPLICATES
 
 
@@ -122,8 +126,7 @@ def test_what_is_below_half_without_attack_cannot_keep_half():
     def weak(cell, seed, attack, epsilon):
         return 0.4 if attack == "natural" else 0.3
 
-    found = gathered(weak)
-    judged = verdicts.judge(found.evidence, groups(found))
+    judged = judge_study(weak)
     assert judged["M03"].verdict == UNTESTED
     assert "30.0 % of 40.0 % without attack" in verdicts.findings(judged, "M03")["ours"][0]
     assert verdicts.ledger(judged).loc["M03", "held"] == "0 of 0"  # tests that can be made
@@ -143,11 +146,7 @@ def test_opposite_numbers_fail(of_paper_b):
         order = {"feature_extraction": 0.9, "layer_freezing": 0.8, "full_finetuning": 0.7}
         return order[cell.strategy] + 0.01 * seed
 
-    found = gathered(opposite)
-    outcomes = {
-        name: judged.verdict
-        for name, judged in verdicts.judge(found.evidence, groups(found)).items()
-    }
+    outcomes = {name: judged.verdict for name, judged in judge_study(opposite).items()}
     for name in ("M03", "M05", "M06", "M11", "M13"):
         assert outcomes[name] == FAILS, name
 
@@ -170,7 +169,7 @@ def rules_of(name: str, kind: type) -> list:
 
 @pytest.mark.parametrize("name", [n for n in A if A[n].rules])
 def test_rules_are_those_of_the_text(name):
-    text = verdicts.read().loc[name, "test"]
+    text = verdicts.texts().loc[name, "test"]
     differences = {(r.first, r.second, r.column): r for r in rules_of(name, Difference)}
     for first, second, where, size in T_DIFF.findall(text):
         for column in columns(where):
@@ -189,8 +188,8 @@ def test_rules_are_those_of_the_text(name):
 
 @pytest.mark.parametrize("name", [n for n in A if A[n].rules])
 def test_networks_and_columns_are_those_of_the_text(name, of_the_paper):
-    words = verdicts.read().loc[name]
-    cells = {cell for found in of_the_paper[name].findings for cell in found.cells}
+    words = verdicts.texts().loc[name]
+    cells = {cell for found in of_the_paper[name].findings for cell in found.basis}
     test = re.sub(r"\(R_\w+ excluded\)", "", words["test"])
     named = {IDS[key] for key in NAMED.findall(test) if key in IDS}
     assert not cells or named <= {cell.network for cell in cells}
@@ -241,8 +240,7 @@ def test_ledger_of_the_published_run(of_the_laptop):
     assert table.index.to_list() == sorted(A)
     judged = table[table["networks"] != ""]
     assert (judged["n"] == 1000).all()
-    profile = experiment.read_profile(paths.PROFILES / "laptop.yaml")
-    assert set(judged["seeds"]) == {1, 1 + len(profile.further_seeds)}
+    assert set(judged["seeds"]) == {1, 1 + len(LAPTOP.further_seeds)}
     assert judged["caveat"].str.contains("one seed|2 of [35] seeds").all()
     counts = verdicts.numbers(of_the_laptop)
     assert sum(counts[name] for name in ("replicates", "partly", "fails", "untested")) == 40
@@ -284,26 +282,21 @@ def test_the_ledger_in_short(of_the_laptop):
 
 
 def test_headline_is_the_difference_of_the_other_pages(of_the_laptop):
-    profile = experiment.read_profile(paths.PROFILES / "laptop.yaml")
-    found = gather(profile, Store("results", paths.PUBLISHED / "laptop"))
-    named = {name: tuple(repeats.values()) for name, repeats in found.evaluations.items()}
-    others = accuracies.spread(named, "wb_pgd")
-    pair = named["pgd-pgd-all"], named["pgd"]
-    expected = [100 * value for value in comparison.paired_difference(*pair, "wb_pgd", others)]
+    table = comparison.comparisons(runs_of(LAPTOP), experiment.COMPARED)
     headline = verdicts.ledger(of_the_laptop).loc["D11", ["effect", "low", "high"]]
-    assert headline.to_list() == pytest.approx(expected)
+    assert table["ours (points)"].iloc[0] == with_interval(*headline)
 
 
-def test_missing_evaluation_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"^nat, seed 0: no evaluation in "):
-        gather(experiment.Profile(), Store(tmp_path))
+def test_missing_evaluation_is_named():
+    (nat,) = experiment.select(ROWS, ["nat"])
+    with pytest.raises(FileNotFoundError, match=r"^nat, seed 0: no evaluation$"):
+        reproduction([runs.Run(nat)])
 
 
 def test_missing_evaluation_of_a_further_seed_is_named():
-    profile = experiment.read_profile(paths.PROFILES / "laptop.yaml")
-    more = profile.model_copy(update={"further_seeds": (*profile.further_seeds, 99)})
-    with pytest.raises(FileNotFoundError, match=r"^pgd, seed 99: no evaluation in "):
-        gather(more, Store("results", paths.PUBLISHED / "laptop"))
+    more = LAPTOP.model_copy(update={"further_seeds": (*LAPTOP.further_seeds, 99)})
+    with pytest.raises(FileNotFoundError, match=r"^pgd, seed 99: no evaluation$"):
+        reproduction(runs_of(more))
 
 
 def test_means_are_over_the_seeds_that_cells_share():
@@ -313,11 +306,11 @@ def test_means_are_over_the_seeds_that_cells_share():
     }
     for name in ("pgd", "nat"):
         found[name][1] = Evaluation(dict.fromkeys(COLUMNS, many), {})
-    evidence = Evidence(found, PAPER.loc[["nat", "fgsm", "pgd"]])
-    pgd, nat, fgsm = (Cell(name, "wb_pgd") for name in ("pgd", "nat", "fgsm"))
-    assert evidence.means(pgd, nat)(pgd) == 50 and evidence.size(pgd, nat)["seeds"] == 2
-    assert evidence.means(pgd, fgsm)(pgd) == 0 and evidence.size(pgd, fgsm)["seeds"] == 1
-    assert evidence.ours["wb_pgd"].to_list() == [0, 0, 0]
+    three = Reproduction(found, PAPER.loc[["nat", "fgsm", "pgd"]])
+    pgd, nat, fgsm = (Accuracy(name, "wb_pgd") for name in ("pgd", "nat", "fgsm"))
+    assert three.means(pgd, nat)[pgd] == 50 and three.size(pgd, nat)["seeds"] == 2
+    assert three.means(pgd, fgsm)[pgd] == 0 and three.size(pgd, fgsm)["seeds"] == 1
+    assert three.ours["wb_pgd"].to_list() == [0, 0, 0]
 
 
 def test_arithmetic_on_the_second_papers_tables(of_paper_b):
@@ -330,7 +323,7 @@ def test_arithmetic_on_the_second_papers_tables(of_paper_b):
 
 
 def test_forest_has_a_row_per_difference(of_the_laptop):
-    gaps = verdicts.differences(of_the_laptop)
+    gaps = verdicts.claimed_differences(of_the_laptop)
     figure = figures.forest(gaps)
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert len(labels) == len(gaps) == sum(len(rules_of(n, Difference)) for n in A)

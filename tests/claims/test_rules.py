@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from robust_transfer.claims import verdicts
-from robust_transfer.claims.evidence import Evidence
 from robust_transfer.claims.outcome import FAILS, PARTLY, REPLICATES, UNTESTED, combine
-from robust_transfer.claims.quantities import Best, Cell, Retained
+from robust_transfer.claims.quantities import Accuracy, Best, Retained
+from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.claims.rules import (
     Alike,
     AtMost,
@@ -20,11 +20,11 @@ from robust_transfer.claims.rules import (
     Order,
     SignTest,
 )
-from robust_transfer.davchev2019 import experiment, tables
+from robust_transfer.davchev2019 import tables
 from robust_transfer.evaluation import intervals
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
 
-PAPER = tables.paper(experiment.rows(experiment.grid(experiment.Profile())))
+PAPER = tables.paper()
 
 
 def evaluation(counts: dict[str, int] | int, n: int = 1000) -> Evaluation:
@@ -33,13 +33,13 @@ def evaluation(counts: dict[str, int] | int, n: int = 1000) -> Evaluation:
     return Evaluation({column: np.arange(n) < count for column, count in counts.items()}, {"n": n})
 
 
-def evidence(**networks) -> Evidence:
+def reproduction(**networks) -> Reproduction:
     """Networks by id (``_`` for ``-``), each a count of right images, or of several seeds."""
     found = {}
     for name, counts in networks.items():
         seeds = counts if isinstance(counts, list) else [counts]
         found[name.replace("_", "-")] = {i: evaluation(count) for i, count in enumerate(seeds)}
-    return Evidence(found, PAPER)
+    return Reproduction(found, PAPER)
 
 
 def outcome(rule, found) -> str:
@@ -59,7 +59,7 @@ def outcome(rule, found) -> str:
 )
 def test_difference(first, second, expected, result):
     rule = Difference("pgd-pgd-all", "pgd", "wb_pgd", expected)
-    found = rule.finding(evidence(pgd_pgd_all=first, pgd=second))
+    found = rule.finding(reproduction(pgd_pgd_all=first, pgd=second))
     assert found.outcome == result
     assert found.effect == pytest.approx((first - second) / 10)
     assert found.low < found.effect < found.high or first == second
@@ -72,19 +72,19 @@ def test_difference_that_fails_may_not_exclude_the_claim():
     first, second = wide["pgd-pgd-all"][0].outcomes, wide["pgd"][0].outcomes
     second["wb_pgd"] = second["wb_pgd"][::-1]  # other images
     first["wb_pgd"] = np.arange(100) < 39
-    found = Difference("pgd-pgd-all", "pgd", "wb_pgd").finding(Evidence(wide, PAPER))
+    found = Difference("pgd-pgd-all", "pgd", "wb_pgd").finding(Reproduction(wide, PAPER))
     assert found.outcome == FAILS and found.undecided and found.high > 2.6
 
 
 def test_difference_takes_the_printed_one_where_none_is_given():
-    found = Difference("pgd", "fgsm", "wb_pgd").finding(evidence(pgd=400, fgsm=200))
+    found = Difference("pgd", "fgsm", "wb_pgd").finding(reproduction(pgd=400, fgsm=200))
     assert found.expected == pytest.approx(22.6)
 
 
 def test_seeds_that_disagree_widen_an_interval():
     rule = Difference("pgd-pgd-all", "pgd", "wb_pgd")
-    steady = rule.finding(evidence(pgd_pgd_all=[460] * 5, pgd=[410] * 5))
-    erratic = rule.finding(evidence(pgd_pgd_all=[360, 410, 460, 510, 560], pgd=[410] * 5))
+    steady = rule.finding(reproduction(pgd_pgd_all=[460] * 5, pgd=[410] * 5))
+    erratic = rule.finding(reproduction(pgd_pgd_all=[360, 410, 460, 510, 560], pgd=[410] * 5))
     assert steady.outcome == REPLICATES and erratic.outcome == PARTLY
     assert erratic.effect == pytest.approx(steady.effect) and erratic.seeds == 5
     # five seeds with a standard deviation of 7.9 points: Student's 2.78 × 7.9 / √5 is 9.8
@@ -93,10 +93,10 @@ def test_seeds_that_disagree_widen_an_interval():
 
 def test_only_seeds_that_both_have_are_compared():
     found = Difference("pgd-pgd-all", "pgd", "wb_pgd").finding(
-        evidence(pgd_pgd_all=[460, 0], pgd=410)
+        reproduction(pgd_pgd_all=[460, 0], pgd=410)
     )
     assert found.effect == pytest.approx(5) and found.seeds == 1
-    strangers = evidence(pgd=1, nat=1)
+    strangers = reproduction(pgd=1, nat=1)
     strangers.evaluations["nat"] = {7: evaluation(1)}
     with pytest.raises(ValueError, match="pgd and nat have no seed in common"):
         Difference("pgd", "nat", "wb_pgd").finding(strangers)
@@ -108,7 +108,7 @@ def test_only_seeds_that_both_have_are_compared():
 )
 def test_equivalence(first, margin, result, undecided):
     rule = Equivalence("fgsm", "pgd", "bb_pgd", margin)
-    found = rule.finding(evidence(fgsm=first, pgd=500))
+    found = rule.finding(reproduction(fgsm=first, pgd=500))
     assert (found.outcome, found.undecided) == (result, undecided)
     gaps = np.arange(1000) < first - 500
     half = 1.645 * gaps.std(ddof=1) / np.sqrt(1000) * 100
@@ -117,7 +117,7 @@ def test_equivalence(first, margin, result, undecided):
 
 @pytest.mark.parametrize(("count", "result"), [(50, REPLICATES), (51, FAILS)])
 def test_at_most(count, result):
-    assert outcome(AtMost("pgd", "wb_pgd", 5), evidence(pgd=count)) == result
+    assert outcome(AtMost("pgd", "wb_pgd", 5), reproduction(pgd=count)) == result
 
 
 @pytest.mark.parametrize(
@@ -132,16 +132,16 @@ def test_at_most(count, result):
     ],
 )
 def test_order_counts_the_pairs_that_obey(counts, points, result, text):
-    cells = [Cell(network, "natural") for network in ("nat", "fgsm", "pgd")]
+    cells = [Accuracy(network, "natural") for network in ("nat", "fgsm", "pgd")]
     rule = Order(tuple(pairwise(cells)), "three", points)
-    found = rule.finding(evidence(**dict(zip(("nat", "fgsm", "pgd"), counts, strict=True))))
+    found = rule.finding(reproduction(**dict(zip(("nat", "fgsm", "pgd"), counts, strict=True))))
     assert found.outcome == result and found.ours.startswith(text)
     assert found.paper == ("2 of 2" if points != 10 else "0 of 2")
 
 
 def test_share_of_a_defence_that_left_nothing_is_not_compared():
     pair = Retained("pgd-nat-all", "pgd", "wb_pgd"), Retained("fgsm-nat-all", "fgsm", "wb_pgd")
-    gone = evidence(pgd=400, pgd_nat_all=100, fgsm=0, fgsm_nat_all=0)
+    gone = reproduction(pgd=400, pgd_nat_all=100, fgsm=0, fgsm_nat_all=0)
     assert outcome(Order((pair,)), gone) == UNTESTED
     assert outcome(SignTest((pair,)), gone) == UNTESTED
     assert outcome(Alike((pair,), points=10), gone) == UNTESTED
@@ -152,8 +152,10 @@ def test_share_of_a_defence_that_left_nothing_is_not_compared():
     [(12, REPLICATES), (10, REPLICATES), (9, PARTLY), (7, PARTLY), (6, FAILS), (1, FAILS)],
 )
 def test_sign_test(right, result):
-    found = evidence(nat=10, pgd=20)
-    up, down = ((Cell("pgd", "natural"), Cell("nat", "natural"))[::step] for step in (1, -1))
+    found = reproduction(nat=10, pgd=20)
+    up, down = (
+        (Accuracy("pgd", "natural"), Accuracy("nat", "natural"))[::step] for step in (1, -1)
+    )
     tie = (up[0], up[0])
     judged = SignTest((up,) * right + (down,) * (12 - right) + (tie,), "pairs").finding(found)
     assert judged.outcome == result and judged.ours.startswith(f"{right} of 13")
@@ -164,7 +166,7 @@ def test_shares_alike_in_every_pair():
         (Retained("pgd-nat-head", "pgd", column), Retained("fgsm-nat-head", "fgsm", column))
         for column in ("wb_fgsm", "wb_pgd")
     )
-    close = evidence(pgd=400, pgd_nat_head=200, fgsm=200, fgsm_nat_head=90)
+    close = reproduction(pgd=400, pgd_nat_head=200, fgsm=200, fgsm_nat_head=90)
     found = Alike(pairs, "shares", 10).finding(close)
     assert found.outcome == REPLICATES and found.effect == pytest.approx(5)
     assert found.low < 5 < found.high and found.high - found.low < 25
@@ -172,9 +174,9 @@ def test_shares_alike_in_every_pair():
 
 
 def test_best_of_a_group():
-    better = Order(((Best("two", ("nat", "pgd"), "natural"), Cell("fgsm", "natural")),))
-    assert outcome(better, evidence(nat=1, pgd=9, fgsm=5)) == REPLICATES
-    assert outcome(better, evidence(nat=1, pgd=4, fgsm=5)) == FAILS
+    better = Order(((Best("two", ("nat", "pgd"), "natural"), Accuracy("fgsm", "natural")),))
+    assert outcome(better, reproduction(nat=1, pgd=9, fgsm=5)) == REPLICATES
+    assert outcome(better, reproduction(nat=1, pgd=4, fgsm=5)) == FAILS
 
 
 def test_control_takes_a_verdict_away_but_earns_none():
@@ -182,7 +184,7 @@ def test_control_takes_a_verdict_away_but_earns_none():
 
     def verdict(*rules) -> str:
         group = {"any": {"D09": Claim(*rules)}}
-        return verdicts.judge(evidence(pgd=100), group)["D09"].verdict
+        return verdicts.judge(reproduction(pgd=100), group)["D09"].verdict
 
     assert verdict(true, Control((false,))) == REPLICATES
     assert verdict(true, Control((true, false))) == REPLICATES
@@ -191,8 +193,8 @@ def test_control_takes_a_verdict_away_but_earns_none():
 
 
 def test_check_may_leave_a_question_open():
-    assert outcome(Check("?", lambda _: Fact(None, "who knows")), evidence()) == UNTESTED
-    assert outcome(Check("?", lambda _: Fact(True, "yes")), evidence()) == REPLICATES
+    assert outcome(Check("?", lambda _: Fact(None, "who knows")), reproduction()) == UNTESTED
+    assert outcome(Check("?", Fact(True, "yes")), reproduction()) == REPLICATES
 
 
 def test_verdict_of_several_outcomes():
@@ -205,7 +207,7 @@ def test_verdict_of_several_outcomes():
 def test_holms_correction_is_over_the_paper():
     rules = [Difference("pgd", "nat", column, 0.5) for column in COLUMNS]
     counts = {"pgd": dict(zip(COLUMNS, (105, 105, 106, 130, 150), strict=True)), "nat": 100}
-    judged = verdicts.judge(evidence(**counts), {"any": {"D09": Claim(*rules)}})
+    judged = verdicts.judge(reproduction(**counts), {"any": {"D09": Claim(*rules)}})
     table = verdicts.findings(judged, "D09")
     expected = (table["p"].sort_values() * np.arange(5, 0, -1)).cummax().clip(upper=1)
     assert table["adjusted"][expected.index].to_list() == pytest.approx(expected.to_list())
@@ -219,14 +221,14 @@ def test_a_cost_said_to_be_small_must_not_be_large():
     small = {"pgd": dict.fromkeys(COLUMNS, 120), "nat": 100}
     large = {"pgd": dict.fromkeys(COLUMNS, 160), "nat": 100}
     rule = Difference("pgd", "nat", "wb_pgd", 2.0, cost=True)
-    assert outcome(rule, evidence(**small)) == REPLICATES
-    assert outcome(rule, evidence(**large)) == PARTLY
-    assert outcome(replace(rule, cost=False), evidence(**large)) == REPLICATES
+    assert outcome(rule, reproduction(**small)) == REPLICATES
+    assert outcome(rule, reproduction(**large)) == PARTLY
+    assert outcome(replace(rule, cost=False), reproduction(**large)) == REPLICATES
 
 
 def test_what_a_check_cannot_exclude_is_undecided_only_where_it_fails():
     for holds in (True, False, None):
-        found = Check("?", lambda _, h=holds: Fact(h, "", undecided=True)).finding(evidence())
+        found = Check("?", Fact(holds, "", undecided=True)).finding(reproduction())
         assert found.undecided == (holds is False)
 
 
@@ -267,11 +269,11 @@ def test_enough_seeds_tell_their_own_spread():
 
 def test_a_finding_says_whose_spread_it_took():
     rule = Difference("pgd", "nat", "wb_pgd", 0.5)
-    alone = rule.finding(evidence(pgd=400, nat=300))
+    alone = rule.finding(reproduction(pgd=400, nat=300))
     assert not alone.borrowed
-    found = rule.finding(evidence(pgd=400, nat=300, fgsm=[200, 260]))
+    found = rule.finding(reproduction(pgd=400, nat=300, fgsm=[200, 260]))
     assert found.borrowed and found.low < alone.low
     judged = verdicts.judge(
-        evidence(pgd=400, nat=300, fgsm=[200, 260]), {"any": {"D09": Claim(rule)}}
+        reproduction(pgd=400, nat=300, fgsm=[200, 260]), {"any": {"D09": Claim(rule)}}
     )
     assert "spread between seeds taken from other rows" in judged["D09"].caveat

@@ -4,12 +4,11 @@ import re
 import pandas as pd
 import pytest
 
-from robust_transfer.davchev2019 import charts, experiment, tables
+from robust_transfer.davchev2019 import charts, tables
 from robust_transfer.evaluation.accuracies import COLUMNS
 from robust_transfer.presentation.charts import Interactive, accuracy_curves
 
-ROWS = experiment.rows(experiment.grid(experiment.Profile()))
-THEIRS = tables.paper(ROWS)
+THEIRS = tables.paper()
 BLOCKS = tables.heatmap_blocks("4", THEIRS)
 
 

@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from robust_transfer.attacks import PGD, ThreatModel, fgsm
+from robust_transfer.davchev2019 import tables
 from robust_transfer.davchev2019.experiment import (
     DEFENCES,
     HEADLINE,
     STRONGER,
     Profile,
     again,
-    departures,
     evaluation,
     grid,
     inner_attack,
@@ -130,7 +130,7 @@ def test_networks_are_labelled_as_the_paper_writes_them(table, network, key, lab
 def test_the_paper_profile_is_the_default_but_for_more_seeds_and_departs_from_nothing():
     profile = read_profile(ROOT / "notebooks" / "profiles" / "paper.yaml")
     assert grid(profile) == grid(Profile()) and evaluation(profile) == evaluation(Profile())
-    assert departures(profile) == {}
+    assert tables.departures(profile).empty
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=[path.stem for path in PROFILES])
@@ -162,7 +162,9 @@ def test_further_seeds_train_the_rows_behind_the_headline_and_their_sources_agai
 
 def test_departures_name_what_differs_from_the_paper():
     profile = Profile(profile="mine", epochs=30, random_start=True)
-    assert departures(profile) == {"epochs": (30, 200), "random_start": (True, False)}
+    found = tables.departures(profile)
+    assert found.loc["epochs"].to_list() == ["30", "200"]
+    assert found.loc["random_start"].to_list() == ["True", "False"] and len(found) == 2
 
 
 FLIPPED = {

@@ -1,13 +1,18 @@
 import base64
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from robust_transfer.claims.quantities import Accuracy
+from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.davchev2019 import comparison, experiment, figures, tables
+from robust_transfer.davchev2019.runs import Run
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
+from robust_transfer.evaluation.intervals import Interval
 from robust_transfer.presentation.figures import mathtext
 from robust_transfer.presentation.tables import show
 
@@ -16,7 +21,7 @@ ROWS = experiment.rows(experiment.grid(experiment.Profile()))
 
 @pytest.fixture
 def paper() -> pd.DataFrame:
-    return tables.paper(ROWS)
+    return tables.paper()
 
 
 def evaluation(hits: list[int]) -> Evaluation:
@@ -71,40 +76,44 @@ def test_agreement_of_a_reversed_table_is_negative(paper):
     )
 
 
+def gap(first: list[Evaluation], second: list[Evaluation]) -> Interval:
+    """The difference of two networks, an evaluation per seed."""
+    evaluations = {"a": dict(enumerate(first)), "b": dict(enumerate(second))}
+    return Reproduction(evaluations, None).gap(Accuracy("a", "wb_pgd"), Accuracy("b", "wb_pgd"))
+
+
 def test_paired_difference_knows_that_images_are_the_same():
     first, second = evaluation([1, 1, 1, 0] * 25), evaluation([1, 1, 0, 0] * 25)
-    mean, low, high = comparison.paired_difference([first], [second], "wb_pgd")
-    half = 1.959964 * np.std([0, 0, 1, 0] * 25, ddof=1) / 10
-    assert (mean, low, high) == pytest.approx((0.25, 0.25 - half, 0.25 + half))
+    half = 100 * 1.959964 * np.std([0, 0, 1, 0] * 25, ddof=1) / 10
+    assert gap([first], [second])[:3] == pytest.approx((25, 25 - half, 25 + half))
 
 
 def test_several_seeds_widen_the_interval_and_show_their_spread():
     alike, better = evaluation([1, 0, 0, 0] * 25), evaluation([1, 1, 1, 0] * 25)
-    _, *once = comparison.paired_difference([better], [alike], "wb_pgd")
-    mean, *twice = comparison.paired_difference([better, alike], [alike, alike], "wb_pgd")
-    assert mean == pytest.approx(0.25)
-    assert twice[1] - twice[0] > once[1] - once[0]
-    networks = experiment.select(ROWS, ["pgd", "nat"])
-    named = comparison.by_id([*networks, networks[1]], [alike, alike, better])
-    shown = comparison.over_seeds(networks, named)
+    once, twice = gap([better], [alike]), gap([better, alike], [alike, alike])
+    assert twice.mean == pytest.approx(25)
+    assert twice.high - twice.low > once.high - once.low
+    nat, pgd = experiment.select(ROWS, ["pgd", "nat"])
+    reseeded = replace(pgd, config=pgd.config.model_copy(update={"seed": 1}))
+    runs = [Run(nat, None, alike), Run(pgd, None, alike), Run(reseeded, None, better)]
+    shown = comparison.over_seeds(runs)
     assert shown.index.to_list() == ["R<sub>pgd</sub>"]
     assert shown["wb_pgd"].to_list() == ["25.0 and 75.0"]
     assert shown["wb_pgd, paper"].to_list() == pytest.approx([36.1])
-    assert "over the 1 rows" in comparison.between_seeds(named)
-    assert "35.4 in wb_pgd. Of the variance in wb_pgd 100 %" in comparison.between_seeds(named)
-    assert "one seed" in comparison.between_seeds({"pgd": (alike,)})
-    several = comparison.seeds(networks, named, "of-rows").data
-    assert several.count("<td>25.0 and 75.0</td>") == 2 and "of-rows.csv" in several
-    once_each = comparison.seeds(networks, comparison.by_id(networks, [alike, alike])).data
-    assert "one seed" in once_each and "<table" not in once_each
-    pairs = [("pgd", "pgd")]
-    assert comparison.comparisons(networks, named, pairs)["seeds"].to_list() == [2]
+    assert "over the 1 rows" in comparison.between_seeds(runs)
+    assert "35.4 in wb_pgd. Of the variance in wb_pgd 100 %" in comparison.between_seeds(runs)
+    assert "one seed" in comparison.between_seeds(runs[:1])
+    assert "one seed" in comparison.between_seeds(runs[:2])
+    assert comparison.over_seeds(runs[:2]).empty
+    assert comparison.comparisons(runs, [("pgd", "pgd")])["seeds"].to_list() == [2]
 
 
 def test_a_stronger_attack_is_compared_on_the_images_that_it_met():
     before = Evaluation({"wb_pgd": np.array([0, 1, 1, 1, 1, 1], bool)}, {"config": {"steps": 7}})
     after = Evaluation({"wb_pgd": np.array([1, 0, 0, 1], bool)}, {"n": 4, "config": {"steps": 50}})
-    shown = tables.stronger(experiment.select(ROWS, ["pgd"]), [before], [after])
+    nat, pgd = experiment.select(ROWS, ["nat", "pgd"])
+    runs = [Run(nat, None, after), Run(pgd, None, before)]
+    shown = tables.withstood(runs, [Run(pgd, None, after)])
     assert shown.loc["R<sub>pgd</sub>"].to_dict() == {
         "PGD-7": "75.0", "PGD-50": "50.0", "both": "25.0",
     }  # fmt: skip
@@ -162,7 +171,8 @@ def file(shown) -> pd.DataFrame:
 
 
 def test_shown_table_offers_itself_as_a_file(paper):
-    shown = tables.table1(paper, paper, "table1")
+    both = comparison.side_by_side(paper, paper)
+    shown = show(both.drop(columns="difference", level=1), "table1", both)
     assert "R<sub>pgd→pgd</sub> 56" in shown.data and 'download="table1.csv"' in shown.data
     assert file(shown).loc["R_pgd→pgd 56", "wb_pgd ours"] == pytest.approx(41.3)
     assert "difference" not in shown.data

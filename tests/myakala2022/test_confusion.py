@@ -53,9 +53,9 @@ def test_confusions_without_difference_say_nothing():
 
 def test_summary_adds_up_repeats_and_knows_cats_from_dogs():
     cells = table({"cifar10/resnet20": "architecture", "chest_xray8/densenet40": "architecture"})
-    measured = measure(cells, lambda cell, seed, attack, epsilon: 0.9 if attack == "natural" else 0)
-    assert confusion.confusion(measured[0], "natural", 0.0).to_numpy().sum() == 300
-    found = confusion.summary(cells, measured, 0.01)
+    cells = measure(cells, lambda cell, seed, attack, epsilon: 0.9 if attack == "natural" else 0)
+    assert confusion.confusion(cells[0]).to_numpy().sum() == 300
+    found = confusion.summary(cells, 0.01)
     assert list(found.index) == ["cifar10/resnet20, full fine-tuning"]  # two classes tell nothing
     line = found.iloc[0]
     assert line["errors"] == 270  # of those that were right before

@@ -8,7 +8,7 @@ import yaml
 from robust_transfer import paths
 from robust_transfer.myakala2022.experiment import (
     DESIGNS,
-    STRATEGIES,
+    FINE_TUNINGS,
     Study,
     cells,
     read_study,
@@ -31,7 +31,7 @@ def small(**changes) -> Study:
 
 def test_the_tables_are_the_cells_that_the_paper_prints():
     assert {strategy for strategy, techniques in DESIGNS["tables"] if not techniques} == {
-        *STRATEGIES
+        *FINE_TUNINGS
     }
     assert [set(t) for s, t in DESIGNS["tables"] if t and s == "layer_freezing"] == [
         {"pretraining"},
@@ -68,7 +68,7 @@ def test_every_cell_trains_what_its_name_says():
         for seed, config in enumerate(cell.configs):
             assert config.seed == seed and config.name == cell.id
             assert (config.optimizer, config.learning_rate, config.batch_size) == ("adam", 1e-4, 32)
-            assert config.strategy == STRATEGIES[cell.strategy]
+            assert config.strategy == FINE_TUNINGS[cell.strategy]
             assert (config.attack is not None) == ("augmentation" in cell.techniques)
             frozen = "freeze_all" if "batch_norm" in cell.techniques else "adapt"
             assert config.frozen_batch_norm == frozen

@@ -1,13 +1,16 @@
 """Spread, paired tests and their power agree with what is known of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from made import measure, table
 from scipy import stats
 
-from robust_transfer.evaluation.budgets import Budgets
+from robust_transfer.claims.outcome import ALPHA
 from robust_transfer.myakala2022 import repeats
+from robust_transfer.myakala2022.measured import MeasuredCell, measurements
 
 TASKS = {"cifar10/resnet20": "tables"}
 FULL, FREEZING, EXTRACTION = (
@@ -23,12 +26,12 @@ def accuracy(cell, seed, attack, epsilon):
 
 
 @pytest.fixture(scope="module")
-def rows() -> pd.DataFrame:
-    cells = table(TASKS)
-    return repeats.tidy(cells, measure(cells, accuracy))
+def cells() -> dict[str, MeasuredCell]:
+    return {cell.id: cell for cell in measure(table(TASKS), accuracy)}
 
 
-def test_every_measurement_is_a_row(rows):
+def test_every_measurement_is_a_row(cells):
+    rows = measurements(list(cells.values()))
     assert len(rows) == 5 * 3 * (1 + 2 * 3)
     one = rows[(rows["cell"] == FULL) & (rows["seed"] == 1) & (rows["attack"] == "natural")]
     assert one["accuracy"].to_list() == [0.54] and one["n"].to_list() == [100]
@@ -37,20 +40,21 @@ def test_every_measurement_is_a_row(rows):
     assert chosen["pretraining"].sum() == chosen["augmentation"].sum() == 1
 
 
-def test_spread_is_that_of_the_seeds(rows):
-    found = repeats.spread(rows).loc[(FULL, "natural", 0.0)]
-    assert found["mean"] == pytest.approx(52.0) and found["seeds"] == 3
-    assert found["sd"] == pytest.approx(np.std([50, 54, 52], ddof=1))
+def test_spread_is_that_of_the_seeds(cells):
+    found = cells[FULL].by_budget("pgd").loc[0.0]
+    assert found.mean() == pytest.approx(52.0) and len(found) == 3
+    assert found.std() == pytest.approx(np.std([50, 54, 52], ddof=1))
 
 
-def test_paired_tests_are_those_of_scipy_with_holms_correction(rows):
+def test_paired_tests_are_those_of_scipy_with_holms_correction(cells):
     pairs = [(FREEZING, FULL), (FULL, EXTRACTION)]
-    found = repeats.compare(rows, pairs, "natural", 0.0)
+    found = repeats.compare([(cells[a], cells[b]) for a, b in pairs], "natural", 0.0)
     ps = []
     for line, (first, second) in zip(found.itertuples(), pairs, strict=True):
         a, b = (100 * (BASE[c] + np.array(NOISE[c])) for c in (first, second))
         expected = stats.ttest_rel(a, b)
         interval = expected.confidence_interval()
+        assert (line.first, line.second) == (first, second)
         assert line.difference == pytest.approx((a - b).mean())
         assert line.p == pytest.approx(expected.pvalue)
         assert (line.low, line.high) == pytest.approx(tuple(interval))
@@ -59,19 +63,19 @@ def test_paired_tests_are_those_of_scipy_with_holms_correction(rows):
     assert found["adjusted"].max() == pytest.approx(max(2 * min(ps), max(ps)))
 
 
-def test_without_spread_a_difference_is_certain_and_equality_says_nothing(rows):
-    cells = table(TASKS)
-    even = repeats.tidy(cells, measure(cells, lambda cell, *_: BASE.get(cell.id, 0.5)))
-    found = repeats.compare(even, [(FREEZING, FULL), (FULL, FULL)], "natural", 0.0)
+def test_without_spread_a_difference_is_certain_and_equality_says_nothing():
+    even = {c.id: c for c in measure(table(TASKS), lambda cell, *_: BASE.get(cell.id, 0.5))}
+    pairs = [(even[FREEZING], even[FULL]), (even[FULL], even[FULL])]
+    found = repeats.compare(pairs, "natural", 0.0)
     assert found["p"].to_list() == [0.0, 1.0] and found["detectable"].to_list() == [0.0, 0.0]
 
 
-def test_a_test_needs_two_seeds_of_a_budget_that_was_measured(rows):
-    with pytest.raises(ValueError, match=rf"^epsilon = 0.05: {FREEZING} and {FULL} share 0 seeds"):
-        repeats.compare(rows, [(FREEZING, FULL)], "pgd", 0.05)
-    one = rows[(rows["seed"] == 0) | (rows["cell"] != FULL)]
-    with pytest.raises(ValueError, match="share 1 seeds that were measured under natural"):
-        repeats.compare(one, [(FREEZING, FULL)], "natural", 0.0)
+def test_a_test_needs_two_seeds_of_a_budget_that_was_measured(cells):
+    with pytest.raises(ValueError, match=r"^attack = pgd 0.05: measured are natural 0, fgsm 0.01"):
+        repeats.compare([(cells[FREEZING], cells[FULL])], "pgd", 0.05)
+    once = replace(cells[FULL], repeats=cells[FULL].repeats[:1])
+    with pytest.raises(ValueError, match=rf"^epsilon = 0: {FREEZING} and {FULL} share 1 seeds"):
+        repeats.compare([(cells[FREEZING], once)], "natural", 0.0)
 
 
 def test_detectable_difference_is_found_with_the_stated_power():
@@ -79,7 +83,7 @@ def test_detectable_difference_is_found_with_the_stated_power():
     rng = np.random.default_rng(0)
     samples = rng.normal(size, 2.0, (20_000, 4))
     p = stats.ttest_1samp(samples, 0, axis=1).pvalue
-    assert (p < repeats.ALPHA).mean() == pytest.approx(repeats.POWER, abs=0.01)
+    assert (p < ALPHA).mean() == pytest.approx(repeats.POWER, abs=0.01)
     assert repeats.detectable(2.0, repeats=3) > size
 
 
@@ -102,13 +106,14 @@ def test_a_curve_that_rises_again_is_met_where_it_first_falls():
     assert repeats.reached(curve, 0.6) == pytest.approx(0.0075)
 
 
-def test_curve_begins_with_the_natural_accuracy(rows):
-    curve = repeats.curve(rows, FULL, "pgd")
+def test_curve_begins_with_the_natural_accuracy(cells):
+    curve = cells[FULL].by_budget("pgd").mean(axis=1)
     assert curve.index.to_list() == pytest.approx([0.0, 0.01, 8 / 255, 0.09])
-    assert curve.iloc[0] == pytest.approx(0.52) and curve.is_monotonic_decreasing
+    assert curve.iloc[0] == pytest.approx(52) and curve.is_monotonic_decreasing
 
 
 def test_two_classes_have_an_auroc():
-    cells = table({"chest_xray8/densenet40": "architecture"})
-    found = repeats.tidy(cells, measure(cells, lambda *_: 0.75))
-    assert found["auroc"].notna().all() and isinstance(measure(cells, lambda *_: 1)[0][0], Budgets)
+    found = measurements(
+        measure(table({"chest_xray8/densenet40": "architecture"}), lambda *_: 0.75)
+    )
+    assert found["auroc"].notna().all()

@@ -9,7 +9,7 @@ from conftest import alter
 from robust_transfer import paths
 from robust_transfer.book import pipeline
 from robust_transfer.myakala2022.experiment import Study, cells
-from robust_transfer.myakala2022.repeats import measure
+from robust_transfer.myakala2022.measured import measure
 from robust_transfer.records.store import RECORD, WEIGHTS, Store
 from robust_transfer.runner import Runner
 
@@ -59,13 +59,13 @@ def runner(results, published="") -> Runner:
 
 def test_every_repeat_is_measured_from_one_source(study, run):
     folder, measured = run
-    assert [len(repeated) for repeated in measured] == [2]
-    assert [set(b.outputs) for b in measured[0]] == [
+    ((first, second),) = (cell.repeats for cell in measured)
+    assert [set(repeat.budgets.outputs) for repeat in (first, second)] == [
         {("natural", 0.0), ("fgsm", 0.02), ("pgd", 0.02)}
     ] * 2
     assert len(list(folder.glob("*/record.json"))) == 3
-    first, second = (b.content["weights"] for b in measured[0])
-    assert first != second
+    assert first.budgets.content["weights"] != second.budgets.content["weights"]
+    assert (first.seed, second.seed) == (0, 1) and first.record.config.seed == 0
 
 
 def test_published_without_weights_it_is_found_and_nothing_is_trained(
@@ -74,7 +74,8 @@ def test_published_without_weights_it_is_found_and_nothing_is_trained(
     with_weights = [path.parent.name for path in published.glob(f"*/{WEIGHTS}")]
     assert len(with_weights) == 1 and with_weights[0].startswith("glyphs20-resnet8-nat")
     found = measure(runner(tmp_path / "mine", published), cells(study))
-    assert [b.content for b in found[0]] == [b.content for b in run[1][0]]
+    there, here = ([r.budgets.content for r in cell.repeats] for cell in (found[0], run[1][0]))
+    assert there == here
     assert not (tmp_path / "mine").exists() and capsys.readouterr().out == ""
     table = pd.read_csv(published / "study.csv")
     assert len(table) == 2 * 3 and set(table["seed"]) == {0, 1}
@@ -88,7 +89,7 @@ def test_what_lacks_weights_is_trained_anew_where_they_are_needed(study, publish
     with pytest.raises(FileNotFoundError, match=r"no finished record of .* with weights"):
         mine.store.state(config)
     found = measure(mine, cells(other))
-    assert ("pgd", 0.04) in found[0][0].outputs
+    assert ("pgd", 0.04) in found[0].repeats[0].budgets.outputs
     trained = {path.parent.name for path in (tmp_path / "mine").glob(f"*/{WEIGHTS}")}
     assert len(trained) == 2 and all("glyphs10" in name for name in trained)
 

@@ -12,12 +12,11 @@ from robust_transfer.claims import verdicts
 from robust_transfer.data.registry import DATASETS
 from robust_transfer.myakala2022 import (
     claims,
-    evidence,
     experiment,
     figures,
     forensics,
+    measured,
     printed,
-    repeats,
     tables,
 )
 from robust_transfer.presentation.tables import epsilon_words, show
@@ -43,28 +42,23 @@ def accuracy(cell, seed, attack, epsilon):
 
 @pytest.fixture(scope="module")
 def cells():
-    return table(TASKS)
+    return measure(table(TASKS), accuracy)
 
 
 @pytest.fixture(scope="module")
-def measured(cells):
-    return measure(cells, accuracy)
-
-
-@pytest.fixture(scope="module")
-def rows(cells, measured):
-    return repeats.tidy(cells, measured)
+def rows(cells):
+    return measured.measurements(cells)
 
 
 def test_the_papers_cells_are_all_there():
-    found = printed.accuracies()
+    found = printed.tables()
     assert found["pgd"].notna().sum() == 15 and found["standard"].notna().sum() == 9
     assert found.loc[("ImageNet", "layer_freezing", "pretraining"), "pgd"] == 64.7
     assert found.loc[("ChestX-ray", "feature_extraction", ""), "fgsm"] == 60.3
 
 
-def test_table_1_has_ours_beside_the_papers(rows, cells):
-    found = tables.table_1(rows, cells, SHOWN)
+def test_table_1_has_ours_beside_the_papers(cells):
+    found = tables.table_1(cells, SHOWN)
     assert found.shape == (3 * (4 + 2 * len(SHOWN)), 3)
     tuned = found.loc["cifar10/resnet20", "full fine-tuning"]
     assert tuned["standard, ours"] == pm(41.0, 1.0) and tuned["standard, paper"] == "91.3"
@@ -74,8 +68,8 @@ def test_table_1_has_ours_beside_the_papers(rows, cells):
     assert chest["FGSM, paper, ε unstated"] == "60.3"
 
 
-def test_table_2_keeps_ours_and_the_papers_in_rows_of_their_own(rows, cells):
-    found = tables.table_2(rows, cells, SHOWN)
+def test_table_2_keeps_ours_and_the_papers_in_rows_of_their_own(cells):
+    found = tables.table_2(cells, SHOWN)
     assert len(found) == 3 * 3
     assert found.loc["cifar10/resnet20", "paper, ε unstated"].to_list() == ["65.7", "72.4", "70.2"]
     ours = found.loc["cifar10/resnet20", "ours at ε = 0.01"]
@@ -87,13 +81,13 @@ def test_a_task_without_counterpart_has_no_number_of_the_paper():
         {"glyphs10/resnet8": "tables"},
         targets={"glyphs10": {"train_size": 8, "validation_size": 2, "test_size": 40, "epochs": 1}},
     )
-    rows = repeats.tidy(cells, measure(cells, accuracy))
-    found = tables.table_1(rows, cells, SHOWN)
+    cells = measure(cells, accuracy)
+    found = tables.table_1(cells, SHOWN)
     conditions = found.index.get_level_values(1)
     assert "standard, ours" in conditions and not conditions.str.contains("paper").any()
-    assert forensics.needed_epsilons(rows, cells).empty
-    assert tables.medical(rows, cells, SHOWN).empty
-    assert "nothing to show" in show(tables.medical(rows, cells, SHOWN)).data
+    assert forensics.needed_epsilons(cells).empty
+    assert tables.medical(cells, SHOWN).empty
+    assert "nothing to show" in show(tables.medical(cells, SHOWN)).data
 
 
 def test_effects_are_the_gains_that_were_put_in(rows):
@@ -112,25 +106,26 @@ def test_effects_of_the_printed_tables_are_those_of_layer_freezing(rows):
     assert set(found["technique"]) == {"pretraining", "augmentation"}
 
 
-def test_every_cell_of_a_task_is_listed(rows, cells):
-    found = tables.all_cells(rows, cells, "cifar10/resnet20", SHOWN)
+def test_every_cell_of_a_task_is_listed(cells):
+    found = tables.all_cells(cells, "cifar10/resnet20", SHOWN)
     assert len(found) == 24 and (found["augmentation"] == "yes").sum() == 12
 
 
-def test_medical_measures_stand_beside_accuracy(rows, cells, measured):
-    found = tables.medical(rows, cells, SHOWN)
+def test_medical_measures_stand_beside_accuracy(cells):
+    found = tables.medical(cells, SHOWN)
     assert len(found) == 5 * 3 and all("chest" in name for name, _ in found.index)
     assert found.index[0][1] == "natural"
     assert found.iloc[0]["accuracy"] == found.iloc[0]["AUROC"] == pm(41.0, 1.0)
-    chest = measured[[cell.dataset for cell in cells].index("chest_xray8")][0]
-    assert forensics.majority(chest) == 50.0
+    chest = next(cell for cell in cells if cell.dataset == "chest_xray8")
+    assert forensics.majority(chest.repeats[0].budgets) == 50.0
 
 
-def test_epsilons_that_keep_what_the_paper_keeps(rows, cells):
-    found = forensics.needed_epsilons(rows, cells)
+def test_epsilons_that_keep_what_the_paper_keeps(cells):
+    found = forensics.needed_epsilons(cells)
     line = found.loc["cifar10/resnet20, full fine-tuning"]
     assert line["PGD keeps in the paper"] == "69 %"  # 63.2 of 91.3
-    curve = repeats.curve(rows, "cifar10-resnet20-full_finetuning", "pgd")
+    tuned = next(cell for cell in cells if cell.id == "cifar10-resnet20-full_finetuning")
+    curve = tuned.by_budget("pgd").mean(axis=1)
     reached = float(line.iloc[-1]) / 255
     kept = np.interp(reached, curve.index, curve / curve.iloc[0])
     assert kept == pytest.approx(63.2 / 91.3, abs=0.001)
@@ -142,28 +137,32 @@ def test_another_kind_of_network_has_no_number_of_the_paper():
     assert printed.of(cells[1])["pgd"] == 63.2
 
 
-def test_of_an_epsilon_below_the_measured_ones_only_that_is_said(cells):
-    steep = repeats.tidy(cells, measure(cells, lambda c, s, attack, e: 0.8 - 60 * e * (e < 0.013)))
-    found = forensics.needed_epsilons(steep, cells)
+def test_of_an_epsilon_below_the_measured_ones_only_that_is_said():
+    cells = table(TASKS)
+    steep = measure(cells, lambda cell, seed, attack, e: 0.8 - 60 * e * (e < 0.013))
+    found = forensics.needed_epsilons(steep)
     assert found.iloc[0, -1] == "below 2.55"  # 0.01
 
 
-def test_mistakes_scale_the_budget(rows, cells, measured):
-    found = forensics.mistakes(rows, cells[0], measured[0], [0.01, 0.09])
-    curve = repeats.curve(rows, cells[0].id, "pgd")
+def test_mistakes_scale_the_budget(cells):
+    found = forensics.mistakes(cells[0], [0.01, 0.09])
+    curve = cells[0].by_budget("pgd").mean(axis=1)
     assert found.loc["as stated", "ε = 0.01"] == pytest.approx(100 * curve[0.01] / curve[0.0])
     assert (np.diff(found["ε = 0.09"]) > 0).all()  # from the largest radius to the smallest
     halved = np.interp(0.045, curve.index, curve / curve.iloc[0])
     assert found.loc["added on the [−1, 1] scale", "ε = 0.09"] == pytest.approx(100 * halved)
 
 
-def test_an_l2_radius_is_judged_by_deepfool(rows, cells, measured):
+def test_an_l2_radius_is_judged_by_deepfool(cells):
     sizes = {"l2": np.array([0.0, 0.02, 0.05, np.inf]), "linf": np.ones(4)}  # 0: wrong already
-    repeats = [replace(found, deepfool=sizes) for found in measured[0]]
-    found = forensics.mistakes(rows, cells[0], repeats, [0.03])
+    repeats = tuple(
+        replace(r, budgets=replace(r.budgets, deepfool=sizes)) for r in cells[0].repeats
+    )
+    cell = replace(cells[0], repeats=repeats)
+    found = forensics.mistakes(cell, [0.03])
     row = found.loc["taken as an l2 radius (DeepFool, 9 images)"]
     assert row["ε = 0.03"] == pytest.approx(100 * 2 / 3)
-    shown = forensics.deepfool(cells[:1], [repeats])
+    shown = forensics.smallest_steps([cell])
     assert shown.loc["cifar10/resnet20, full fine-tuning", "images"] == 9
     assert "median l2" not in shown  # of fewer than ten
 
@@ -179,27 +178,27 @@ def test_designs_say_what_is_run(cells):
     assert found["the paper's"].to_list() == ["CIFAR-10", "ImageNet", "ChestX-ray"]
 
 
-def test_compared_names_the_cells(rows, cells):
+def test_compared_names_the_cells(cells):
     pairs = tables.strategy_pairs(cells)
-    assert len(pairs) == 3 and all("layer_freezing" in first for first, _ in pairs)
-    found = tables.compared(rows, cells, pairs, "pgd", 0.01)
+    assert len(pairs) == 3 and all(first.strategy == "layer_freezing" for first, _ in pairs)
+    found = tables.compared(pairs, "pgd", 0.01)
     assert found.index[0] == "cifar10/resnet20: layer freezing − full fine-tuning"
 
 
-def test_figures_are_drawn_of_what_there_is(rows, cells, measured):
-    first = figures.figure_1(rows, cells, SHOWN)
+def test_figures_are_drawn_of_what_there_is(rows, cells):
+    first = figures.figure_1(cells, SHOWN)
     heights = [bar.get_height() for bar in first.axes[0].patches]
-    assert sorted(heights) == sorted(printed.accuracies()["pgd"].xs("", level="techniques"))
+    assert sorted(heights) == sorted(printed.tables()["pgd"].xs("", level="techniques"))
     assert [bar.get_height() for bar in first.axes[1].patches][:1] == [pytest.approx(37.0)]
-    curves = figures.budget_curves(rows, cells, "pgd")
+    curves = figures.budget_curves(cells, "pgd")
     assert len(curves.axes) == 4 and len(curves.axes[0].lines) == 5
-    gains = tables.effects(rows, "cifar10/resnet20", "pgd", 0.01)
+    effects = tables.effects(rows, "cifar10/resnet20", "pgd", 0.01)
     flow = pd.DataFrame({"gradient": [1.0, 2.0], "moved": [0.1, 0.2]}, index=["stem", "head"])
     for figure in (
-        figures.figure_2(rows, cells, 0.01),
-        figures.effects(gains),
+        figures.figure_2(cells, 0.01),
+        figures.gains(effects),
         figures.flows({"a": flow}),
-        figures.confusions({"clean": measured[0][0].confusion()}),
+        figures.confusions({"clean": cells[0].repeats[0].budgets.confusion()}),
     ):
         assert isinstance(figure, Figure) and figure.axes
     assert DATASETS["cifar10"].class_names[3] == "cat"
@@ -220,19 +219,18 @@ def test_figures_are_drawn_of_what_there_is(rows, cells, measured):
     ids=str,
 )
 def test_a_study_of_any_design_is_shown_and_judged(tasks, changes):
-    cells = table(tasks, **changes)
-    measured = measure(cells, accuracy)
-    rows = repeats.tidy(cells, measured)
-    gains = tables.effects(rows, cells[0].task, "pgd", SHOWN[-1])
+    cells = measure(table(tasks, **changes), accuracy)
+    rows = measured.measurements(cells)
+    effects = tables.effects(rows, cells[0].task, "pgd", SHOWN[-1])
     several = {t for cell in cells for t in cell.techniques}
-    assert {*gains.set_index("technique").index} == {experiment.words(t) for t in several}
+    assert {*effects.set_index("technique").index} == {experiment.words(t) for t in several}
     pairs = tables.strategy_pairs(cells)
-    assert len(tables.compared(rows, cells, pairs, "pgd", SHOWN[0])) == len(pairs)
-    tables.table_1(rows, cells, SHOWN), tables.table_2(rows, cells, SHOWN)
-    drawn = [figures.figure_2(rows, cells, SHOWN[-1]), figures.effects(gains)]
-    drawn.append(figures.figure_1(rows, cells, SHOWN))
+    assert len(tables.compared(pairs, "pgd", SHOWN[0])) == len(pairs)
+    tables.table_1(cells, SHOWN), tables.table_2(cells, SHOWN)
+    drawn = [figures.figure_2(cells, SHOWN[-1]), figures.gains(effects)]
+    drawn.append(figures.figure_1(cells, SHOWN))
     assert all(isinstance(figure, Figure) for figure in drawn)
-    found = evidence.Gathered(study(tasks, **changes), cells, measured)
-    judged = verdicts.judge(found.evidence, claims.groups(found))
+    of_study = measured.MeasuredStudy(study(tasks, **changes), cells)
+    judged = verdicts.judge(of_study.reproduction, claims.groups(of_study))
     assert verdicts.numbers(judged)["claims"] == len(judged)
-    assert len(verdicts.differences(judged)) == verdicts.numbers(judged)["differences"]
+    assert len(verdicts.claimed_differences(judged)) == verdicts.numbers(judged)["differences"]

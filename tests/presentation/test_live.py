@@ -1,12 +1,12 @@
 import json
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from robust_transfer.davchev2019 import experiment, tables
-from robust_transfer.evaluation.accuracies import COLUMNS
+from robust_transfer.davchev2019.runs import Run
+from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
 from robust_transfer.evaluation.packing import pack_bits
 from robust_transfer.presentation import live
 from robust_transfer.presentation.tables import percent
@@ -17,12 +17,13 @@ HITS = {"nat": np.arange(10) < 4, "pgd": np.arange(10) % 2 == 0}
 
 @pytest.fixture
 def records() -> live.Records:
-    evaluations = []
-    for network in NETWORKS:
-        outcomes = dict.fromkeys(COLUMNS, HITS[network.id])
-        content = {"n": 10, "outcomes": {k: pack_bits(v) for k, v in outcomes.items()}}
-        evaluations.append(SimpleNamespace(outcomes=outcomes, content=content))
-    return live.gather(NETWORKS, evaluations, tables.paper(NETWORKS), "Profile <tiny>.")
+    return live.collect([run(n, HITS[n.id]) for n in NETWORKS], tables.paper(), "Profile <tiny>.")
+
+
+def run(network, hits) -> Run:
+    outcomes = dict.fromkeys(COLUMNS, hits)
+    content = {"n": len(hits), "outcomes": {k: pack_bits(v) for k, v in outcomes.items()}}
+    return Run(network, None, Evaluation(outcomes, content))
 
 
 def test_records_give_outcomes_accuracies_and_the_papers(records):
@@ -35,10 +36,7 @@ def test_records_give_outcomes_accuracies_and_the_papers(records):
 def test_an_accuracy_between_two_decimals_reads_as_in_the_tables():
     hits = np.arange(10_000) < 995
     assert f"{100 * hits.sum() / 10_000:.1f}" != percent(hits.mean())  # so it can differ
-    found = {"outcomes": {"natural": hits}, "content": {"n": 10_000}}
-    found["content"]["outcomes"] = {"natural": pack_bits(hits)}
-    theirs = tables.paper(NETWORKS)
-    records = live.gather(NETWORKS[:1], [SimpleNamespace(**found)], theirs, "")
+    records = live.collect([run(NETWORKS[0], hits)], tables.paper(), "")
     assert f"{records.accuracy('nat', 'natural'):.1f}" == percent(hits.mean())
 
 

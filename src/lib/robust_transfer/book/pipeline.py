@@ -14,14 +14,13 @@ import papermill
 from robust_transfer import paths
 from robust_transfer.book import pages
 from robust_transfer.book.notebook import INJECTED, assemble
-from robust_transfer.davchev2019 import experiment, figures, tables
-from robust_transfer.evaluation import budgets, layers
-from robust_transfer.evaluation.accuracies import Evaluation
+from robust_transfer.davchev2019 import experiment, figures, runs, tables
+from robust_transfer.evaluation import layers
 from robust_transfer.files import write_sealed
-from robust_transfer.myakala2022 import repeats
 from robust_transfer.myakala2022.experiment import STUDY_TABLE, Study, cells
+from robust_transfer.myakala2022.measured import MeasuredCell, Repeat, measurements
 from robust_transfer.records.store import RECORD, WEIGHTS, Record, Store, folder_name
-from robust_transfer.training.loop import TrainingConfig, load_data
+from robust_transfer.training.loop import load_data
 
 STUDY = ("06_study", "07_forensics")
 """Run at the scale of a study."""
@@ -141,35 +140,31 @@ def publish(profile: experiment.Profile, store: Store) -> list[str]:
     target = paths.PUBLISHED / profile.folder
     there = Store(target / "none", target)  # what is published, by itself
     networks = experiment.grid(profile) + experiment.again(profile)
-    targets = experiment.rows(networks)
     for network in sorted(networks, key=lambda network: network.role == "source"):
         if network.role == "source" and there.find(network.config) is not None:
             continue  # what transfers started from; one trained anew since would void them
         _copy(store.lineage(network.config), target, weights=not network.further)
-        _copy_evaluations(store, network.config, target)
-    missing = [_named(network) for network in networks if there.find(network.config) is None]
-    how, harder = experiment.evaluation(profile), experiment.stronger(profile)
-    evaluations = [how.find(there, network.config) for network in targets]
-    for network, evaluation in zip(targets, evaluations, strict=True):
-        if evaluation is None:
-            missing.append(f"evaluation of {_named(network)}")
-    for network in experiment.to_attack_harder(targets):
-        if harder.find(there, network.config) is None:
-            missing.append(f"stronger attack on {_named(network)}")
+        for name, content in store.beside(network.config, "evaluation-*.json").items():
+            write_sealed(target / folder_name(network.config) / name, content)
+    published = runs.find(networks, there, experiment.evaluation(profile))
+    rows = [run for run in published if run.network.in_table]
+    attacked = experiment.to_attack_harder(networks)
+    harder = runs.find(attacked, there, experiment.stronger(profile))
+    missing = [_named(run) for run in published if run.record is None]
+    missing += [f"evaluation of {_named(run)}" for run in rows if run.evaluation is None]
+    missing += [f"stronger attack on {_named(run)}" for run in harder if run.evaluation is None]
     if not missing:
-        own = [(n, e) for n, e in zip(targets, evaluations, strict=True) if not n.further]
-        _draw_table(profile.profile, *map(list, zip(*own, strict=True)), target)
+        _draw_table(profile.profile, [run for run in rows if not run.network.further], target)
     return missing
 
 
-def _named(network: experiment.Network) -> str:
-    return network.id + network.further * f", seed {network.config.seed}"
+def _named(run: runs.Run) -> str:
+    seed = f", seed {run.network.config.seed}" if run.network.further else ""
+    return f"{run.network.id}{seed}"
 
 
-def _draw_table(
-    name: str, targets: list[experiment.Network], evaluations: list[Evaluation], target: Path
-) -> None:
-    ours, theirs = tables.results(targets, evaluations), tables.paper(targets)
+def _draw_table(name: str, own: list[runs.Run], target: Path) -> None:
+    ours, theirs = tables.results(own), tables.paper()
     ours.drop(columns="label").round(6).to_csv(target / experiment.TABLE)
     figures.heatmaps({name: ours, "paper": theirs}, tables.heatmap_blocks("4", theirs)).savefig(
         target / "figure4.png", dpi=100
@@ -186,30 +181,26 @@ def publish_study(study: Study, store: Store) -> list[str]:
         What is not finished yet.
     """
     target = paths.PUBLISHED / study.folder
-    missing, table = [], cells(study)
-    measured: list[list[budgets.Budgets]] = [[] for _ in table]
-    for cell, repeated in zip(table, measured, strict=True):
+    missing, measured = [], []
+    for cell in cells(study):
+        repeats = []
         for config in cell.configs:
             found = cell.budgets.find(store, config)
             if found is None:
                 missing.append(f"{config.name}, seed {config.seed}")
                 continue
-            repeated.append(found)
             *sources, own = store.lineage(config)
+            repeats.append(Repeat(config.seed, own, found))
             _copy(sources, target, weights=True)
             _copy([own], target, weights=False)
             folder = target / folder_name(config)
             write_sealed(folder / cell.budgets.file_name, found.content)
             if (content := store.read_beside(config, layers.NAME, {})) is not None:
                 write_sealed(folder / layers.NAME, content)
+        measured.append(MeasuredCell(**vars(cell), repeats=tuple(repeats)))
     if not missing:
-        repeats.tidy(table, measured).round(6).to_csv(target / STUDY_TABLE, index=False)
+        measurements(measured).round(6).to_csv(target / STUDY_TABLE, index=False)
     return missing
-
-
-def _copy_evaluations(store: Store, config: TrainingConfig, target: Path) -> None:
-    for name, content in store.beside(config, "evaluation-*.json").items():
-        write_sealed(target / folder_name(config) / name, content)
 
 
 def _copy(found: list[Record], target: Path, weights: bool) -> None:

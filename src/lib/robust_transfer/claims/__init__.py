@@ -1,1 +1,1 @@
-"""Claims as executable tests: rules look at evidence, findings make a verdict."""
+"""Claims as executable tests: rules look at a reproduction, findings make a verdict."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from robust_transfer.claims.quantities import Cell
+from robust_transfer.claims.quantities import Accuracy
 
 Verdict = Literal["replicates", "partly", "fails", "cannot be tested here"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -20,7 +20,7 @@ class Finding:
         statement: what was tested, in words.
         outcome: how it went.
         ours, paper: what decided it, in words, and the same of the paper's table.
-        cells: the accuracies it rests on; none if it rests on no record.
+        basis: the accuracies it rests on; none if it rests on no record.
         n, seeds: test images and seeds of those.
         effect, low, high: our difference and the ends of its interval, in percentage points.
         expected: the claimed difference, likewise.
@@ -34,7 +34,7 @@ class Finding:
     outcome: Verdict
     ours: str
     paper: str = ""
-    cells: tuple[Cell, ...] = ()
+    basis: tuple[Accuracy, ...] = ()
     n: int | None = None
     seeds: int | None = None
     effect: float | None = None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from IPython.display import HTML
 
+from robust_transfer import paths
 from robust_transfer.claims.outcome import UNTESTED, Finding
 from robust_transfer.claims.verdicts import Judgement, ledger
 from robust_transfer.evaluation.intervals import with_interval
@@ -41,28 +42,56 @@ def _effect(row: pd.Series) -> str:
     return "" if pd.isna(row["effect"]) else with_interval(row["effect"], row["low"], row["high"])
 
 
+def write(
+    judged: dict[str, Judgement], target: str, labels: Mapping[str, str] | None = None
+) -> None:
+    """Write the part of every page of claims that is made of judgements, for the book to include.
+
+    Args:
+        judged: all claims of a paper.
+        target: the page of the book that tells more of a network, under its id.
+        labels: network id → its name for readers; else its id.
+    """
+    labels = {} if labels is None else labels
+    basis = (a for claim in judged.values() for finding in claim.findings for a in finding.basis)
+    links = {
+        name: f'<a href="../../{target}.html#{name}">{labels.get(name, name)}</a>'
+        for name in {accuracy.network for accuracy in basis}
+    }
+    for name, group in {page(claim): claim.group for claim in judged.values()}.items():
+        part = paths.GENERATED / "claims" / f"{name}.html"
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(sections(judged, group, links).data)
+
+
 def sections(
-    judged: dict[str, Judgement], group: str, named: Mapping[str, str] | None = None
+    judged: dict[str, Judgement], group: str, links: Mapping[str, str] | None = None
 ) -> HTML:
     """Claims of a group: words, test, findings, verdict of each, and what it rests on.
 
     Args:
         judged: all claims of a paper.
         group: which of them are shown.
-        named: network id → HTML that names it, a link for instance; else its id does.
+        links: network id → HTML that names it; else its id does.
     """
-    return HTML("\n".join(_block(c, named or {}) for c in judged.values() if c.group == group))
+    return HTML("\n".join(_block(c, links or {}) for c in judged.values() if c.group == group))
 
 
-def _block(judged: Judgement, named: Mapping[str, str]) -> str:
+def _block(judged: Judgement, links: Mapping[str, str]) -> str:
     words = {name: html.escape(text) for name, text in judged.words.items()}
+    told = {
+        "Evidence": words["evidence"],
+        "Test": words["test"],
+        "Expected": words["expected"],
+        "Rests on": _basis(judged.findings, links),
+        "Reason" if judged.verdict == UNTESTED else "Provisional": html.escape(judged.caveat),
+    }
     lines = [f'<section class="claim" id="{judged.id}">']
     lines += [f"<p><strong>{judged.id}: {judged.verdict}.</strong> {words['claim']}"]
-    for name, text in _told(judged, words, named).items():
-        lines.append(f"<br/><em>{name}:</em> {text}" if text else "")
+    lines += [f"<br/><em>{name}:</em> {text}" if text else "" for name, text in told.items()]
     lines.append("</p>")
     if judged.findings:
-        table = pd.DataFrame([vars(found) for found in judged.findings]).set_index("statement")
+        table = pd.DataFrame([vars(finding) for finding in judged.findings]).set_index("statement")
         table = table[["ours", "paper", "outcome"]].rename_axis(None).map(_escaped)
         table.index = table.index.map(_escaped)
         lines.append(scrolling(table.to_html(escape=False, border=0)))
@@ -74,22 +103,14 @@ def _escaped(text: str) -> str:
     return re.sub(r"&lt;(/?sub)&gt;", r"<\1>", html.escape(text))
 
 
-def _told(judged: Judgement, words: dict[str, str], named: Mapping[str, str]) -> dict[str, str]:
-    return {
-        "Evidence": words["evidence"],
-        "Test": words["test"],
-        "Expected": words["expected"],
-        "Rests on": _basis(judged.findings, named),
-        "Reason" if judged.verdict == UNTESTED else "Provisional": html.escape(judged.caveat),
-    }
-
-
-def _basis(findings: tuple[Finding, ...], named: Mapping[str, str]) -> str:
+def _basis(findings: tuple[Finding, ...], links: Mapping[str, str]) -> str:
     """Test images, seeds and networks behind the findings; empty if no record is."""
-    networks = dict.fromkeys(cell.network for found in findings for cell in found.cells)
+    networks = dict.fromkeys(part.network for finding in findings for part in finding.basis)
     if not networks:
         return ""
-    sizes = [sorted({getattr(found, of) for found in findings if found.n}) for of in ("n", "seeds")]
-    n, seeds = ("–".join(f"{end:,}" for end in dict.fromkeys((s[0], s[-1]))) for s in sizes)
-    names = ", ".join(named.get(network, f"<code>{network}</code>") for network in networks)
-    return f"{n} test images, {seeds} seed{'s' * (seeds != '1')}: {names}"
+    n, seeds = (
+        "–".join(f"{end:,}" for end in dict.fromkeys((min(sizes), max(sizes))))
+        for sizes in ([f.n for f in findings if f.n], [f.seeds for f in findings if f.n])
+    )
+    names = ", ".join(links.get(network, f"<code>{network}</code>") for network in networks)
+    return f"{n} test images, {seeds} {'seed' if seeds == '1' else 'seeds'}: {names}"

@@ -4,52 +4,50 @@ All are in percent, and their differences in percentage points, as claims state 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 
 @dataclass(frozen=True)
-class Cell:
+class Accuracy:
     """The accuracy of a network in a column of the table."""
 
     network: str
     column: str
 
     @property
-    def cells(self) -> tuple["Cell", ...]:
+    def basis(self) -> tuple["Accuracy", ...]:
         """Itself."""
         return (self,)
 
-    def value(self, mean: "Mean") -> float:
-        return mean(self)
+    def value(self, percent: "Percentages") -> float:
+        return percent[self]
 
-    def name(self, label: "Label") -> str:
-        return label(self.network)
+    def name(self, labels: Mapping[str, str]) -> str:
+        return labels[self.network]
 
 
-Mean = Callable[[Cell], float]
-"""Where accuracies in percent are taken from: our records, the paper, or a resample of records."""
-Label = Callable[[str], str]
-"""From a network's id to its name for readers."""
+Percentages = Mapping[Accuracy, float]
+"""Accuracies in percent: of our records, of the paper, or of a resample of records."""
 
 
 class Quantity(Protocol):
     """Something in percent, computed from accuracies.
 
     Attributes:
-        cells: those accuracies.
+        basis: those accuracies.
         column: their column.
     """
 
-    cells: tuple[Cell, ...]
+    basis: tuple[Accuracy, ...]
     column: str
 
-    def value(self, mean: Mean) -> float:
+    def value(self, percent: Percentages) -> float:
         """The quantity; NaN where it is not defined."""
 
-    def name(self, label: Label) -> str:
-        """What it is, for readers, but for its column."""
+    def name(self, labels: Mapping[str, str]) -> str:
+        """What it is, for readers, but for its column; ``labels`` are networks' names by id."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +59,16 @@ class Retained:
     column: str
 
     @property
-    def cells(self) -> tuple[Cell, ...]:
+    def basis(self) -> tuple[Accuracy, ...]:
         """Of the network, and of the baseline."""
-        return Cell(self.network, self.column), Cell(self.baseline, self.column)
+        return Accuracy(self.network, self.column), Accuracy(self.baseline, self.column)
 
-    def value(self, mean: Mean) -> float:
-        kept, whole = map(mean, self.cells)
-        return 100 * kept / whole if whole else math.nan
+    def value(self, percent: Percentages) -> float:
+        left, whole = (percent[part] for part in self.basis)
+        return 100 * left / whole if whole else math.nan
 
-    def name(self, label: Label) -> str:
-        return f"share of {label(self.baseline)} kept by {label(self.network)}"
+    def name(self, labels: Mapping[str, str]) -> str:
+        return f"share of {labels[self.baseline]} kept by {labels[self.network]}"
 
 
 @dataclass(frozen=True)
@@ -82,37 +80,37 @@ class Best:
     column: str
 
     @property
-    def cells(self) -> tuple[Cell, ...]:
+    def basis(self) -> tuple[Accuracy, ...]:
         """Of the whole group."""
-        return tuple(Cell(network, self.column) for network in self.networks)
+        return tuple(Accuracy(network, self.column) for network in self.networks)
 
-    def value(self, mean: Mean) -> float:
-        return max(map(mean, self.cells))
+    def value(self, percent: Percentages) -> float:
+        return max(percent[part] for part in self.basis)
 
-    def name(self, label: Label) -> str:
+    def name(self, labels: Mapping[str, str]) -> str:
         return f"best of {self.group}"
 
 
 Pair = tuple[Quantity, Quantity]
 
 
-def gap(pair: Pair, mean: Mean) -> float:
+def gap(pair: Pair, percent: Percentages) -> float:
     """First minus second, in percentage points.
 
     Rounded far below an image's weight, so that ties and thresholds are met exactly.
     """
     first, second = pair
-    return round(first.value(mean) - second.value(mean), 9)
+    return round(first.value(percent) - second.value(percent), 9)
 
 
-def compare(pair: Pair, relation: str, label: Label) -> str:
+def phrase(pair: Pair, relation: str, labels: Mapping[str, str]) -> str:
     """Two quantities and what they are to each other, for readers."""
-    first, second = (part.name(label) for part in pair)
+    first, second = (part.name(labels) for part in pair)
     if pair[0].column == pair[1].column:
         return f"{first} {relation} {second} in {pair[0].column}"
     return f"{first} in {pair[0].column} {relation} {second} in {pair[1].column}"
 
 
-def cells(pairs: tuple[Pair, ...]) -> tuple[Cell, ...]:
+def basis(pairs: tuple[Pair, ...]) -> tuple[Accuracy, ...]:
     """The accuracies that pairs rest on, each once."""
-    return tuple(dict.fromkeys(cell for pair in pairs for part in pair for cell in part.cells))
+    return tuple(dict.fromkeys(part for pair in pairs for side in pair for part in side.basis))

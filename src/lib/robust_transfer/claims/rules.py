@@ -1,4 +1,4 @@
-"""The vocabulary of tests: small rules that look at the evidence and return a finding.
+"""The vocabulary of tests: small rules that look at a reproduction and return a finding.
 
 Their conventions were fixed before any result. T-diff replicates if the 95 % interval of the
 difference excludes zero in the claimed direction, also after Holm's correction (``verdicts``), and
@@ -14,7 +14,6 @@ from typing import NamedTuple, Protocol
 from scipy.stats import binomtest
 
 from robust_transfer.claims import quantities
-from robust_transfer.claims.evidence import Evidence
 from robust_transfer.claims.outcome import (
     ALPHA,
     FAILS,
@@ -25,19 +24,53 @@ from robust_transfer.claims.outcome import (
     combine,
     holds,
 )
-from robust_transfer.claims.quantities import Cell, Mean, Pair
-from robust_transfer.evaluation.intervals import signed, with_interval
+from robust_transfer.claims.quantities import Accuracy, Pair, Percentages
+from robust_transfer.claims.reproduction import Reproduction
+from robust_transfer.evaluation.intervals import Interval, signed, with_interval
 
 
 class Rule(Protocol):
-    """Anything that turns evidence into a finding."""
+    """Anything that turns a reproduction into a finding."""
 
-    def finding(self, evidence: Evidence) -> Finding:
-        """Test the evidence."""
+    def finding(self, reproduction: Reproduction) -> Finding:
+        """Test the reproduction."""
 
 
 @dataclass(frozen=True)
-class Difference:
+class _Compared:
+    """Two networks in a column, told apart by a paired interval."""
+
+    first: str
+    second: str
+    column: str
+
+    @property
+    def pair(self) -> tuple[Accuracy, Accuracy]:
+        """Their accuracies."""
+        return Accuracy(self.first, self.column), Accuracy(self.second, self.column)
+
+    def _printed(self, reproduction: Reproduction) -> float:
+        return quantities.gap(self.pair, reproduction.printed(*self.pair))
+
+    def _found(
+        self, reproduction: Reproduction, relation: str, interval: Interval, **judged
+    ) -> Finding:
+        return Finding(
+            quantities.phrase(self.pair, relation, reproduction.labels),
+            ours=with_interval(*interval[:3]),
+            paper=signed(self._printed(reproduction)),
+            basis=self.pair,
+            **reproduction.size(*self.pair),
+            borrowed=reproduction.borrows(*self.pair),
+            effect=interval.mean,
+            low=interval.low,
+            high=interval.high,
+            **judged,
+        )
+
+
+@dataclass(frozen=True)
+class Difference(_Compared):
     """T-diff: ``first`` is above ``second``, by ``expected`` points.
 
     Attributes:
@@ -45,31 +78,20 @@ class Difference:
         cost: what is claimed is a small loss, so an interval wholly above its size is no full hit.
     """
 
-    first: str
-    second: str
-    column: str
     expected: float | None = None
     cost: bool = False
 
-    def finding(self, evidence: Evidence) -> Finding:
-        pair = Cell(self.first, self.column), Cell(self.second, self.column)
-        interval = evidence.gap(*pair)
-        printed = quantities.gap(pair, evidence.printed)
-        expected = printed if self.expected is None else self.expected
+    def finding(self, reproduction: Reproduction) -> Finding:
+        interval = reproduction.gap(*self.pair)
+        expected = self._printed(reproduction) if self.expected is None else self.expected
         expected = 0.0 if math.isnan(expected) else expected  # nobody says how much
         full = interval.low > 0 and interval.mean >= expected / 2
         full &= not self.cost or interval.low <= expected
-        return Finding(
-            quantities.compare(pair, "above", evidence.label),
-            REPLICATES if full else PARTLY if interval.mean > 0 else FAILS,
-            with_interval(*interval[:3]),
-            signed(printed),
-            cells=pair,
-            **evidence.size(*pair),
-            borrowed=evidence.borrows(*pair),
-            effect=interval.mean,
-            low=interval.low,
-            high=interval.high,
+        return self._found(
+            reproduction,
+            "above",
+            interval,
+            outcome=REPLICATES if full else PARTLY if interval.mean > 0 else FAILS,
             expected=expected,
             p=interval.p,
             undecided=interval.mean <= 0 and interval.high >= expected / 2,
@@ -77,31 +99,18 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Equivalence:
+class Equivalence(_Compared):
     """T-equiv: two networks differ by at most ``margin`` points."""
 
-    first: str
-    second: str
-    column: str
     margin: float
 
-    def finding(self, evidence: Evidence) -> Finding:
-        pair = Cell(self.first, self.column), Cell(self.second, self.column)
-        mean, low, high, _ = evidence.gap(*pair, level=0.9)
-        inside = -self.margin <= low and high <= self.margin
-        return Finding(
-            quantities.compare(pair, f"within ±{self.margin:g} of", evidence.label),
-            holds(inside),
-            with_interval(mean, low, high),
-            signed(quantities.gap(pair, evidence.printed)),
-            cells=pair,
-            **evidence.size(*pair),
-            borrowed=evidence.borrows(*pair),
-            effect=mean,
-            low=low,
-            high=high,
-            undecided=not inside and low <= self.margin and high >= -self.margin,
-        )
+    def finding(self, reproduction: Reproduction) -> Finding:
+        interval = reproduction.gap(*self.pair, level=0.9)
+        inside = -self.margin <= interval.low and interval.high <= self.margin
+        apart = interval.low > self.margin or interval.high < -self.margin
+        relation = f"within ±{self.margin:g} of"
+        judged = {"outcome": holds(inside), "undecided": not inside and not apart}
+        return self._found(reproduction, relation, interval, **judged)
 
 
 @dataclass(frozen=True)
@@ -112,16 +121,16 @@ class AtMost:
     column: str
     bound: float
 
-    def finding(self, evidence: Evidence) -> Finding:
-        cell = Cell(self.network, self.column)
-        value = evidence.means(cell)(cell)
+    def finding(self, reproduction: Reproduction) -> Finding:
+        accuracy = Accuracy(self.network, self.column)
+        value = reproduction.means(accuracy)[accuracy]
         return Finding(
-            f"{evidence.label(self.network)} at most {self.bound:g} % in {self.column}",
+            f"{reproduction.labels[self.network]} at most {self.bound:g} % in {self.column}",
             holds(round(value, 9) <= self.bound),
             f"{value:.1f} %",
-            f"{evidence.printed(cell):.1f} %",
-            cells=(cell,),
-            **evidence.size(cell),
+            f"{reproduction.printed(accuracy)[accuracy]:.1f} %",
+            (accuracy,),
+            **reproduction.size(accuracy),
         )
 
 
@@ -143,57 +152,54 @@ class Order:
     words: str = ""
     points: float | None = None
 
-    def finding(self, evidence: Evidence) -> Finding:
-        cells = quantities.cells(self.pairs)
-        ours, paper = self._gaps(evidence.means(*cells)), self._gaps(evidence.printed)
+    def finding(self, reproduction: Reproduction) -> Finding:
+        basis = quantities.basis(self.pairs)
         return Finding(
-            self.words or self._relation(evidence, self.pairs[0]),
-            cells=cells,
-            **evidence.size(*cells),
-            **{"paper": self._count(paper)} | self._judge(evidence, ours),
+            self.words or self._relation(reproduction, self.pairs[0]),
+            paper=self._count(self._gaps(reproduction.printed(*basis))),
+            basis=basis,
+            **reproduction.size(*basis),
+            **self._judge(reproduction, self._gaps(reproduction.means(*basis))),
         )
 
-    def _relation(self, evidence: Evidence, pair: Pair) -> str:
-        if not self.points:
-            relation = "above" if self.points is None else "not below"
-            return quantities.compare(pair, relation, evidence.label)
-        return f"{quantities.compare(pair, 'minus', evidence.label)} at least {self.points:+g}"
+    def _relation(self, reproduction: Reproduction, pair: Pair) -> str:
+        relation = "above" if self.points is None else "minus" if self.points else "not below"
+        words = quantities.phrase(pair, relation, reproduction.labels)
+        return f"{words} at least {self.points:+g}" if self.points else words
 
     def _in_order(self, gap: float) -> bool:
         return gap > 0 if self.points is None else gap >= self.points
 
-    def _gaps(self, mean: Mean) -> Gaps:
-        found = [(pair, quantities.gap(pair, mean)) for pair in self.pairs]
-        return [(pair, gap) for pair, gap in found if not math.isnan(gap)]
+    def _gaps(self, percent: Percentages) -> Gaps:
+        gaps = [(pair, quantities.gap(pair, percent)) for pair in self.pairs]
+        return [(pair, gap) for pair, gap in gaps if not math.isnan(gap)]
 
     def _count(self, gaps: Gaps) -> str:
         if len(self.pairs) == 1:
             return "".join(signed(gap) for _, gap in gaps)
         return f"{sum(self._in_order(gap) for _, gap in gaps)} of {len(gaps)}" if gaps else ""
 
-    def _judge(self, evidence: Evidence, ours: Gaps) -> dict[str, object]:
+    def _judge(self, reproduction: Reproduction, ours: Gaps) -> dict[str, object]:
         """The fields of a finding that say how it went; names the exceptions if they are few."""
         broken = [pair for pair, gap in ours if not self._in_order(gap)]
-        few = 0 < len(broken) <= 3 and len(self.pairs) > len(broken)
-        names = "; ".join(self._relation(evidence, pair) for pair in broken)
-        return {
-            "outcome": combine(holds(self._in_order(gap)) for _, gap in ours),
-            "ours": self._count(ours) + few * f"; not: {names}",
-        }
+        text = self._count(ours)
+        if 0 < len(broken) <= 3 and len(self.pairs) > len(broken):
+            text += "; not: " + "; ".join(self._relation(reproduction, pair) for pair in broken)
+        return {"outcome": combine(holds(self._in_order(gap)) for _, gap in ours), "ours": text}
 
 
 @dataclass(frozen=True)
 class SignTest(Order):
     """An order that may have exceptions, as long as it holds more often than by chance."""
 
-    def _judge(self, evidence: Evidence, ours: Gaps) -> dict[str, object]:
-        fields = super()._judge(evidence, ours)
+    def _judge(self, reproduction: Reproduction, ours: Gaps) -> dict[str, object]:
+        judged = super()._judge(reproduction, ours)
         if signs := [gap > 0 for _, gap in ours if gap != 0]:
-            fields["p"] = float(binomtest(sum(signs), len(signs)).pvalue)
+            p = float(binomtest(sum(signs), len(signs)).pvalue)
             majority = 2 * sum(signs) > len(signs)
-            full = majority and fields["p"] < ALPHA
-            fields["outcome"] = REPLICATES if full else PARTLY if majority else FAILS
-        return fields
+            full = majority and p < ALPHA
+            judged |= {"p": p, "outcome": REPLICATES if full else PARTLY if majority else FAILS}
+        return judged
 
 
 @dataclass(frozen=True)
@@ -203,12 +209,12 @@ class Alike(Order):
     def _in_order(self, gap: float) -> bool:
         return abs(gap) <= self.points
 
-    def _judge(self, evidence: Evidence, ours: Gaps) -> dict[str, object]:
+    def _judge(self, reproduction: Reproduction, ours: Gaps) -> dict[str, object]:
         if not ours:
             return {"outcome": UNTESTED, "ours": "not defined"}
-        pair, widest = max(ours, key=lambda found: abs(found[1]))
-        low, high = evidence.resampled(pair)
-        names = quantities.compare(pair, "against", evidence.label)
+        pair, widest = max(ours, key=lambda gap: abs(gap[1]))
+        low, high = reproduction.resampled(pair)
+        names = quantities.phrase(pair, "against", reproduction.labels)
         text = f"{self._count(ours)}; widest {with_interval(widest, low, high)}, {names}"
         effect = {"effect": widest, "low": low, "high": high}
         return {"outcome": holds(self._in_order(widest)), "ours": text} | effect
@@ -220,16 +226,16 @@ class Control:
 
     rules: tuple[Rule, ...]
 
-    def finding(self, evidence: Evidence) -> Finding:
-        findings = [rule.finding(evidence) for rule in self.rules]
-        cells = tuple(dict.fromkeys(cell for found in findings for cell in found.cells))
+    def finding(self, reproduction: Reproduction) -> Finding:
+        findings = [rule.finding(reproduction) for rule in self.rules]
+        basis = tuple(dict.fromkeys(part for finding in findings for part in finding.basis))
         return Finding(
-            "control, must not all hold: " + "; ".join(found.statement for found in findings),
-            holds(combine(found.outcome for found in findings) != REPLICATES),
-            "; ".join(found.ours for found in findings),
-            "; ".join(found.paper for found in findings),
-            cells=cells,
-            **evidence.size(*cells),
+            "control, must not all hold: " + "; ".join(f.statement for f in findings),
+            holds(combine(finding.outcome for finding in findings) != REPLICATES),
+            "; ".join(finding.ours for finding in findings),
+            "; ".join(finding.paper for finding in findings),
+            basis,
+            **reproduction.size(*basis),
             control=True,
         )
 
@@ -237,30 +243,35 @@ class Control:
 class Fact(NamedTuple):
     """What a computation says of a claim: whether it holds (None: open), in words, from what.
 
-    ``undecided`` is as in ``Finding``.
+    ``basis`` and ``undecided`` are as in ``Finding``.
     """
 
     holds: bool | None
     ours: str
     paper: str = ""
-    cells: tuple[Cell, ...] = ()
+    basis: tuple[Accuracy, ...] = ()
     undecided: bool = False
 
 
 @dataclass(frozen=True)
 class Check:
-    """Whatever no other rule says: a computation on the evidence, the library or printed tables."""
+    """Whatever no other rule says: a computation on a reproduction, the library or tables.
+
+    Attributes:
+        words: what is checked.
+        fact: what came of it, or how to compute that.
+    """
 
     words: str
-    compute: Callable[[Evidence], Fact]
+    fact: Fact | Callable[[Reproduction], Fact]
 
-    def finding(self, evidence: Evidence) -> Finding:
-        fact = self.compute(evidence)
+    def finding(self, reproduction: Reproduction) -> Finding:
+        fact = self.fact if isinstance(self.fact, Fact) else self.fact(reproduction)
         outcome = UNTESTED if fact.holds is None else holds(fact.holds)
-        size = evidence.size(*fact.cells) if fact.cells else {}
+        size = reproduction.size(*fact.basis) if fact.basis else {}
         undecided = outcome == FAILS and fact.undecided
         texts = self.words, outcome, fact.ours, fact.paper
-        return Finding(*texts, fact.cells, **size, undecided=undecided)
+        return Finding(*texts, fact.basis, **size, undecided=undecided)
 
 
 class Claim:

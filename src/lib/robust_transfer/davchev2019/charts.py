@@ -12,8 +12,8 @@ from robust_transfer.presentation import charts
 from robust_transfer.presentation.figures import RED
 from robust_transfer.presentation.tables import percent
 
-CELL = alt.Step(46), alt.Step(22)
-"""Width and height of a heatmap's cells in pixels: two panels fit a page, one a telephone."""
+TILE = alt.Step(46), alt.Step(22)
+"""Width and height of a heatmap's tiles in pixels: two panels fit a page, one a telephone."""
 POINTED = "#e7298a"
 """Frame of the network pointed at: a colour far from all of the heatmap's and from its lines."""
 
@@ -39,7 +39,7 @@ def heatmaps(
     with warnings.catch_warnings(action="ignore", category=UserWarning):
         # it says that both panels share what is pointed at, which is what they are to do
         chart = alt.concat(*panels, columns=len(panels), spacing=12).add_params(pointed)
-    return charts.Interactive(charts._styled(chart), figures.heatmaps(tables, blocks), alt_text)
+    return charts.Interactive(charts.styled(chart), figures.heatmaps(tables, blocks), alt_text)
 
 
 def _cells(shown: pd.DataFrame, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
@@ -49,16 +49,17 @@ def _cells(shown: pd.DataFrame, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.
         low, high = percent(shown[column].min()), percent(shown[column].max())
         title = TITLES[column] if "\n" in TITLES[column] else f" \n{TITLES[column]}"
         for row in shown.index:
-            ends = percent(ours.loc[row, f"{column}_low"]), percent(ours.loc[row, f"{column}_high"])
-            gap = 100 * (ours.loc[row, column] - theirs.loc[row, column])
+            mine = ours.loc[row]
+            ends = mine[f"{column}_low"], mine[f"{column}_high"]
+            gap = 100 * (mine[column] - theirs.loc[row, column])
             cells.append(
                 {
-                    "network": charts.plain(ours.loc[row, "label"]),
+                    "network": charts.spaced(mine["label"]),
                     "column": f"{title}\n{low}–\n{high} %",
                     "share": round(shares.loc[row, column], 4),
                     "accuracy": " ".join(title.split()),
-                    "ours": f"{percent(ours.loc[row, column])} %",
-                    "interval": f"{ends[0]} to {ends[1]} %, n = {ours.loc[row, 'n']:,}",
+                    "ours": f"{percent(mine[column])} %",
+                    "interval": charts.interval(*ends, mine["n"]),
                     "paper": f"{percent(theirs.loc[row, column])} %",
                     "difference": f"{signed(gap)} points",
                     "run": f"../models.html#{row}",
@@ -92,4 +93,4 @@ def _panel(
     walls = alt.Chart(pd.DataFrame({"column": columns})).encode(across.bandPosition(0))
     red = [chart.mark_rule(color=RED, strokeWidth=2) for chart in (lines, walls)]
     layers = alt.layer(tiles, numbers, *red)
-    return layers.properties(title=title, width=CELL[0], height=CELL[1])
+    return layers.properties(title=title, width=TILE[0], height=TILE[1])

@@ -6,26 +6,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from robust_transfer.attacks import PGD, ThreatModel, fgsm, input_gradient
-from robust_transfer.claims.evidence import Evidence
-from robust_transfer.claims.quantities import Cell
+from robust_transfer.claims.quantities import Accuracy
+from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.claims.rules import Check, Fact
 from robust_transfer.data.registry import DATASETS
-from robust_transfer.davchev2019 import comparison
+from robust_transfer.davchev2019 import comparison, tables
 from robust_transfer.davchev2019.experiment import Profile
 from robust_transfer.evaluation.accuracies import COLUMNS
-from robust_transfer.networks.cifar import ResNet
 from robust_transfer.networks.registry import build
-from robust_transfer.networks.transfer import STRATEGIES, trainable_weights, transplant
+from robust_transfer.networks.transfer import transplant
 
 PAPER = Profile()
 """Paper A's own protocol."""
 CLASSES = DATASETS[PAPER.target_dataset].classes
-
-
-def retrained(strategy: str) -> ResNet:
-    """Paper A's network, frozen as a transfer strategy freezes it."""
-    model = build(PAPER.network, CLASSES, 0)
-    return transplant(model, model.state_dict(), strategy)
 
 
 def operations(strategy: str) -> int:
@@ -40,24 +33,23 @@ def operations(strategy: str) -> int:
             model(images).sum().backward()
         return counter.get_total_flops()
 
-    image = torch.zeros(1, 3, 32, 32)
-    model = retrained(strategy)
+    image, model = torch.zeros(1, 3, 32, 32), build(PAPER.network, CLASSES, 0)
+    transplant(model, model.state_dict(), strategy)
     training = count(model, image)
     attack = count(model.requires_grad_(False), image.requires_grad_())
     return 2 * training + PAPER.training_steps * attack
 
 
-def saving(_: Evidence) -> Fact:
+def saving(_: Reproduction) -> Fact:
     """D19: what retraining the last stage saves of retraining everything."""
     saved = 100 * (1 - operations("stage3") / operations("all"))
     return Fact(saved >= 30, f"{saved:.0f} % of the operations")
 
 
-def weights(_: Evidence) -> Fact:
+def weight_counts(_: Reproduction) -> Fact:
     """D31: the three strategies train as many weights as the public code does."""
-    counted = [trainable_weights(retrained(strategy)) for strategy in STRATEGIES]
-    text = ", ".join(f"{count:,}" for count in counted)
-    return Fact(counted == [650, 648_074, 853_018], text)
+    counts = tables.strategies(PAPER)["trained weights"].to_list()
+    return Fact(counts == ["650", "648,074", "853,018"], ", ".join(counts))
 
 
 def _tiny() -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
@@ -68,7 +60,7 @@ def _tiny() -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
     return build("resnet8", CLASSES, 0).eval(), images, torch.arange(8) % CLASSES
 
 
-def budget(_: Evidence) -> Fact:
+def budget(_: Reproduction) -> Fact:
     """D29: the budget on both scales, kept by the attacks together with the range of images."""
     model, images, labels = _tiny()
     moved = [attack(model, images, labels) for attack in (fgsm(), PGD())]
@@ -81,7 +73,7 @@ def budget(_: Evidence) -> Fact:
     return Fact(kept and abs(shift - 0.0625) < 1e-6, text, "0.0625, 8/256 of pixel intensity")
 
 
-def gradient(_: Evidence) -> Fact:
+def gradient(_: Reproduction) -> Fact:
     """D39: PGD takes the gradient at the current iterate; taken at the clean image it is FGSM."""
     model, images, labels = _tiny()
     project, step = partial(ThreatModel().project, images=images), PGD().step_size
@@ -100,17 +92,18 @@ def gradient(_: Evidence) -> Fact:
 def rank_correlation(column: str) -> Check:
     """D35: Spearman's rank correlation of a column with the paper's, over all networks."""
 
-    def compute(evidence: Evidence) -> Fact:
-        value = comparison.agreement(evidence.ours, evidence.paper).loc[column, "rank correlation"]
-        cells = tuple(Cell(network, column) for network in evidence.paper.index)
-        return Fact(bool(value >= 0.9), f"{value:.2f}", cells=cells)
+    def compute(reproduction: Reproduction) -> Fact:
+        agreement = comparison.agreement(reproduction.ours, reproduction.paper)
+        value = agreement.loc[column, "rank correlation"]
+        basis = tuple(Accuracy(network, column) for network in reproduction.paper.index)
+        return Fact(bool(value >= 0.9), f"{value:.2f}", basis=basis)
 
     return Check(f"rank correlation with the paper at least 0.9 in {column}", compute)
 
 
-def cells_within(evidence: Evidence) -> Fact:
+def cells_within(reproduction: Reproduction) -> Fact:
     """D35: share of the cells with a tolerance that lie inside it."""
-    agreement = comparison.agreement(evidence.ours, evidence.paper)
+    agreement = comparison.agreement(reproduction.ours, reproduction.paper)
     inside, judged = agreement[["cells within tolerance", "cells with a tolerance"]].sum()
-    cells = tuple(Cell(network, c) for network in evidence.paper.index for c in COLUMNS)
-    return Fact(bool(inside >= 0.8 * judged), f"{inside} of {judged}", cells=cells)
+    basis = tuple(Accuracy(network, c) for network in reproduction.paper.index for c in COLUMNS)
+    return Fact(bool(inside >= 0.8 * judged), f"{inside} of {judged}", basis=basis)

@@ -1,10 +1,9 @@
 """The claims of paper A as rules; their words, and the tests that the rules code: claims.csv."""
 
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import pairwise, product
 
-from robust_transfer.claims import evidence
-from robust_transfer.claims.quantities import Best, Cell, Pair, Retained
+from robust_transfer.claims.quantities import Accuracy, Best, Pair, Retained
 from robust_transfer.claims.rules import (
     Alike,
     AtMost,
@@ -17,49 +16,27 @@ from robust_transfer.claims.rules import (
     Rule,
     SignTest,
 )
-from robust_transfer.davchev2019 import checks, experiment, tables
-from robust_transfer.davchev2019.experiment import Profile, grid, rows
-from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
+from robust_transfer.davchev2019 import checks
+from robust_transfer.davchev2019.experiment import SOURCES, Profile, grid, rows
+from robust_transfer.evaluation.accuracies import COLUMNS
 from robust_transfer.networks.transfer import STRATEGIES
-from robust_transfer.records.store import Store
-
-
-def gather(profile: Profile, store: Store) -> evidence.Evidence:
-    """Read the evidence on paper A from the records of a profile, further seeds included.
-
-    Raises:
-        FileNotFoundError: a network has no evaluation; names it.
-    """
-    rows, how = experiment.rows(experiment.grid(profile)), experiment.evaluation(profile)
-    found: dict[str, dict[int, Evaluation]] = {}
-    for network in rows + experiment.rows(experiment.again(profile)):
-        outcome = how.find(store, network.config)
-        if outcome is None:
-            seed = network.config.seed
-            raise FileNotFoundError(f"{network.id}, seed {seed}: no evaluation in {store.root}")
-        found.setdefault(network.id, {})[network.config.seed] = outcome
-    return evidence.Evidence(found, tables.paper(rows))
-
 
 BB, WB = ("bb_fgsm", "bb_pgd"), ("wb_fgsm", "wb_pgd")
-TABLE = rows(grid(Profile()))
-NETWORKS = tuple(network.id for network in TABLE)
-HEADS = tuple(network.id for network in TABLE if network.strategy == "head")
-TO_NATURAL = tuple(n.id for n in TABLE if n.role == "transfer" and n.target == "nat")
+ATTACKS = ("fgsm", "pgd")
+GRID = rows(grid(Profile()))
+ALL = tuple(network.id for network in GRID)
+HEADS = tuple(network.id for network in GRID if network.strategy == "head")
+TO_NATURAL = tuple(n.id for n in GRID if n.role == "transfer" and n.target == "nat")
 
 
-def differences(
-    first: str, second: str, columns: tuple[str, ...], expected: float | None = None
-) -> tuple[Difference, ...]:
+def t_diff(first: str, second: str, columns: Iterable[str], *size: float) -> list[Difference]:
     """T-diff in several columns."""
-    return tuple(Difference(first, second, column, expected) for column in columns)
+    return [Difference(first, second, column, *size) for column in columns]
 
 
-def equivalences(
-    first: str, second: str, columns: tuple[str, ...], margin: float
-) -> tuple[Equivalence, ...]:
-    """T-equiv in several columns."""
-    return tuple(Equivalence(first, second, column, margin) for column in columns)
+def t_equiv(first: str, second: str, margin: float) -> tuple[Equivalence, ...]:
+    """T-equiv in both black-box columns."""
+    return tuple(Equivalence(first, second, column, margin) for column in BB)
 
 
 def order(words: str, pairs: Iterable[Pair], points: float | None = None) -> Order:
@@ -67,88 +44,69 @@ def order(words: str, pairs: Iterable[Pair], points: float | None = None) -> Ord
     return Order(tuple(pairs), words, points)
 
 
-def above(first: Cell, second: Cell, points: float | None = None) -> Order:
+def above(first: Accuracy, second: Accuracy, points: float | None = None) -> Order:
     """T-cat between two accuracies."""
     return order("", [(first, second)], points)
 
 
 def leaks(network: str) -> tuple[Rule, ...]:
     """Signs of label leaking: FGSM images easier than they should be, PGD ones not."""
-    fgsm = Cell(network, "wb_fgsm")
+    fgsm = Accuracy(network, "wb_fgsm")
     return (
-        above(fgsm, Cell(network, "natural"), -2),
+        above(fgsm, Accuracy(network, "natural"), -2),
         AtMost(network, "wb_pgd", 5),
-        above(fgsm, Cell(network, "bb_fgsm")),
+        above(fgsm, Accuracy(network, "bb_fgsm")),
     )
 
 
-def kept(source: str, strategy: str, column: str) -> Retained:
+def retained(source: str, strategy: str, column: str) -> Retained:
     """What a naturally re-trained transfer keeps of its source's un-transferred defence."""
     return Retained(f"{source}-nat-{strategy}", source, column)
 
 
 def pgd_against_fgsm(columns: tuple[str, ...]) -> tuple[Pair, ...]:
     """Shares kept of PGD training, each beside that of FGSM training."""
-    return tuple(
-        (kept("pgd", strategy, column), kept("fgsm", strategy, column))
-        for column in columns
-        for strategy in STRATEGIES
-    )
+    pairs = product(columns, STRATEGIES)
+    return tuple((retained("pgd", s, column), retained("fgsm", s, column)) for column, s in pairs)
 
 
 def without_and_with_transfer(family: str, baselines: tuple[str, ...]) -> tuple[Pair, ...]:
     """Per column, the best network of a family (the paper's Figure 5) without and with transfer."""
-    transfers = tuple(n.id for n in TABLE if n.strategy and family in (n.source, n.target))
-    return tuple(
-        (
-            Best(f"{family} without transfer", baselines, column),
-            Best(f"{family} with transfer", transfers, column),
-        )
-        for column in COLUMNS
-    )
+    transfers = tuple(n.id for n in GRID if n.strategy and family in (n.source, n.target))
+    names = f"{family} without transfer", f"{family} with transfer"
+    return tuple((Best(names[0], baselines, c), Best(names[1], transfers, c)) for c in COLUMNS)
 
 
 RESTARTS = "no attack with restarts, and no ensemble, was run; fifty steps are in Evaluation"
+DEFENDED = "R<sub>fgsm</sub> and R<sub>pgd</sub>"
+RETRAINED = "the naturally re-trained networks"
 MANY = "the best of many networks is above the best of few by chance alone"
 
-HEADLINE = {
-    "D11": Claim(
-        *differences("pgd-pgd-all", "pgd", ("wb_pgd",)),
-        lacking=RESTARTS,
-    ),
+INITIALISATION = {
+    "D11": Claim(Difference("pgd-pgd-all", "pgd", "wb_pgd"), lacking=RESTARTS),
     "D12": Claim(lacking="needs scratch and transfer each trained by both recipes"),
-    "D13": Claim(*differences("pgd-pgd-all", "nat-pgd-all", ("wb_pgd", "wb_fgsm"))),
+    "D13": Claim(*t_diff("pgd-pgd-all", "nat-pgd-all", ("wb_pgd", "wb_fgsm"))),
     "D14": Claim(
-        *differences("nat-pgd-all", "pgd", ("wb_pgd",)),
+        Difference("nat-pgd-all", "pgd", "wb_pgd"),
         lacking="asks for the original recipes and for equal ones; a profile has one at most",
     ),
-    "D15": Claim(
-        *equivalences("pgd-pgd-all", "pgd", BB, 3),
-        *equivalences("nat-pgd-all", "pgd", BB, 3),
-    ),
+    "D15": Claim(*t_equiv("pgd-pgd-all", "pgd", 3), *t_equiv("nat-pgd-all", "pgd", 3)),
     "D21": Claim(
-        *differences("nat", "pgd-pgd-all", ("natural",)),
-        *differences("pgd", "pgd-pgd-all", ("natural",)),
+        Difference("nat", "pgd-pgd-all", "natural"), Difference("pgd", "pgd-pgd-all", "natural")
     ),
     "D36": Claim(lacking="needs several networks trained from at least five seeds each"),
     "D38": Claim(lacking="records keep the weights of the selected epoch only"),
 }
 
+PGD_SOURCES = [Difference(f"pgd-nat-{s}", f"fgsm-nat-{s}", c) for s in STRATEGIES for c in BB]
+
 NATURAL_TARGETS = {
     "D05": Claim(
         order(
             "PGD sources above FGSM sources: three strategies, two black-box columns",
-            (
-                (Cell(f"pgd-nat-{strategy}", column), Cell(f"fgsm-nat-{strategy}", column))
-                for strategy in STRATEGIES
-                for column in BB
-            ),
+            (rule.pair for rule in PGD_SOURCES),
         ),
-        *(
-            difference
-            for strategy in STRATEGIES
-            for difference in differences(f"pgd-nat-{strategy}", f"fgsm-nat-{strategy}", BB)
-        ),
+        *PGD_SOURCES,
     ),
     "D06": Claim(
         Alike(
@@ -158,19 +116,12 @@ NATURAL_TARGETS = {
         )
     ),
     "D07": Claim(
-        *equivalences("pgd-nat-stage3", "pgd", BB, 3),
-        Control(equivalences("fgsm-nat-stage3", "fgsm", BB, 3)),
+        *t_equiv("pgd-nat-stage3", "pgd", 3), Control(t_equiv("fgsm-nat-stage3", "fgsm", 3))
     ),
     "D10": Claim(
         order(
             "best un-transferred defence above best naturally re-trained: four attacked columns",
-            (
-                (
-                    Best("R<sub>fgsm</sub> and R<sub>pgd</sub>", ("fgsm", "pgd"), column),
-                    Best("the naturally re-trained networks", TO_NATURAL, column),
-                )
-                for column in BB + WB
-            ),
+            ((Best(DEFENDED, ATTACKS, c), Best(RETRAINED, TO_NATURAL, c)) for c in BB + WB),
         ),
         lacking=MANY,
     ),
@@ -178,10 +129,8 @@ NATURAL_TARGETS = {
         order(
             "share kept in black box above white box: two sources, three strategies, two attacks",
             (
-                (kept(source, strategy, f"bb_{attack}"), kept(source, strategy, f"wb_{attack}"))
-                for source in ("fgsm", "pgd")
-                for strategy in STRATEGIES
-                for attack in ("fgsm", "pgd")
+                (retained(source, s, f"bb_{attack}"), retained(source, s, f"wb_{attack}"))
+                for source, s, attack in product(ATTACKS, STRATEGIES, ATTACKS)
             ),
         )
     ),
@@ -189,10 +138,8 @@ NATURAL_TARGETS = {
         order(
             "18 above 1 and above 56: three sources, two black-box columns",
             (
-                (Cell(f"{source}-nat-stage3", column), Cell(f"{source}-nat-{other}", column))
-                for source in ("nat", "fgsm", "pgd")
-                for column in BB
-                for other in ("head", "all")
+                (Accuracy(f"{source}-nat-stage3", c), Accuracy(f"{source}-nat-{other}", c))
+                for source, c, other in product(SOURCES, BB, ("head", "all"))
             ),
         )
     ),
@@ -206,19 +153,12 @@ NATURAL_TARGETS = {
 }
 
 FGSM = {
-    "D01": Claim(*equivalences("fgsm", "pgd", BB, 2)),
-    "D02": Claim(
-        *differences("pgd", "fgsm", ("wb_pgd",)),
-        *differences("fgsm", "pgd", ("wb_fgsm",)),
-    ),
+    "D01": Claim(*t_equiv("fgsm", "pgd", 2)),
+    "D02": Claim(Difference("pgd", "fgsm", "wb_pgd"), Difference("fgsm", "pgd", "wb_fgsm")),
     "D03": Claim(*leaks("fgsm_no_ll"), lacking="the angle between gradients is not in the records"),
-    "D04": Claim(
-        *differences("fgsm", "fgsm_no_ll", ("wb_pgd",)),
-        lacking=RESTARTS,
-    ),
+    "D04": Claim(Difference("fgsm", "fgsm_no_ll", "wb_pgd"), lacking=RESTARTS),
     "D20": Claim(
-        *differences("fgsm", "fgsm-fgsm-all", BB, expected=15),
-        *differences("fgsm", "fgsm-fgsm-all", ("wb_pgd",)),
+        *t_diff("fgsm", "fgsm-fgsm-all", BB, 15), Difference("fgsm", "fgsm-fgsm-all", "wb_pgd")
     ),
     "D25": Claim(
         order(
@@ -238,36 +178,36 @@ STRATEGY = {
     "D08": Claim(
         order(
             "every network with only a new head at least 10 points below R<sub>nat</sub>",
-            ((Cell("nat", "natural"), Cell(network, "natural")) for network in HEADS),
+            ((Accuracy("nat", "natural"), Accuracy(network, "natural")) for network in HEADS),
             10,
         ),
         order(
             "natural accuracy under a new head: natural above FGSM above PGD source",
-            pairwise(Cell(f"{source}-nat-head", "natural") for source in ("nat", "fgsm", "pgd")),
+            pairwise(Accuracy(f"{source}-nat-head", "natural") for source in SOURCES),
         ),
     ),
     "D09": Claim(AtMost("pgd-nat-all", "wb_pgd", 2), AtMost("fgsm-nat-all", "wb_pgd", 2)),
     "D16": Claim(
         AtMost("nat-pgd-stage3", "wb_pgd", 5),
-        above(Cell("nat-nat-stage3", "natural"), Cell("nat-pgd-stage3", "natural"), 20),
+        above(Accuracy("nat-nat-stage3", "natural"), Accuracy("nat-pgd-stage3", "natural"), 20),
     ),
     "D17": Claim(lacking="needs R_nat->pgd 18 trained with four treatments of batch norm"),
     "D18": Claim(
-        *differences("pgd-pgd-all", "pgd-pgd-stage3", ("wb_pgd",)),
-        *differences("pgd-pgd-stage3", "pgd", ("wb_pgd",)),
+        Difference("pgd-pgd-all", "pgd-pgd-stage3", "wb_pgd"),
+        Difference("pgd-pgd-stage3", "pgd", "wb_pgd"),
     ),
     "D19": Claim(
         Check("18 saves at least 30 % of the operations of 56", checks.saving),
         lacking="no wall-clock: networks were trained side by side",
     ),
-    "D32": Claim(*equivalences("nat-nat-all", "nat", ("natural",), 1)),
-    "D33": Claim(*differences("pgd-pgd-head", "pgd-nat-head", ("wb_pgd",))),
-    "D34": Claim(*equivalences("pgd-nat-stage3", "pgd-nat-head", ("wb_pgd",), 3)),
+    "D32": Claim(Equivalence("nat-nat-all", "nat", "natural", 1)),
+    "D33": Claim(Difference("pgd-pgd-head", "pgd-nat-head", "wb_pgd")),
+    "D34": Claim(Equivalence("pgd-nat-stage3", "pgd-nat-head", "wb_pgd", 3)),
 }
 
 ITERATED = order(
     "white-box PGD at least as strong as FGSM: all networks",
-    ((Cell(network, "wb_fgsm"), Cell(network, "wb_pgd")) for network in NETWORKS),
+    ((Accuracy(network, "wb_fgsm"), Accuracy(network, "wb_pgd")) for network in ALL),
     0,
 )
 
@@ -275,16 +215,15 @@ SANITY = {
     "D26": Claim(
         AtMost("nat", "wb_pgd", 1),
         AtMost("nat-nat-all", "wb_pgd", 1),
-        above(Cell("nat", "bb_fgsm"), Cell("nat", "bb_pgd")),
-        above(Cell("nat-nat-all", "bb_fgsm"), Cell("nat-nat-all", "bb_pgd")),
+        above(Accuracy("nat", "bb_fgsm"), Accuracy("nat", "bb_pgd")),
+        above(Accuracy("nat-nat-all", "bb_fgsm"), Accuracy("nat-nat-all", "bb_pgd")),
     ),
     "D27": Claim(
         order(
             "white box at least as strong as black box: all networks, two attacks",
             (
-                (Cell(network, f"bb_{attack}"), Cell(network, f"wb_{attack}"))
-                for network in NETWORKS
-                for attack in ("fgsm", "pgd")
+                (Accuracy(network, f"bb_{attack}"), Accuracy(network, f"wb_{attack}"))
+                for network, attack in product(ALL, ATTACKS)
             ),
             0,
         ),
@@ -304,7 +243,7 @@ SANITY = {
 PROTOCOL = {
     "D29": Claim(Check("0.0625 on [−1, 1], kept by FGSM and PGD", checks.budget)),
     "D30": Claim(lacking="needs PGD-50 with 10 restarts and an ensemble of attacks on every row"),
-    "D31": Claim(Check("trained weights of 1, 18 and 56", checks.weights)),
+    "D31": Claim(Check("trained weights of 1, 18 and 56", checks.weight_counts)),
     "D37": Claim(lacking="needs both networks trained with 100 and with 128 images, joint too"),
     "D39": Claim(
         Check("PGD at the current iterate, the printed formula equal to FGSM", checks.gradient)
@@ -312,7 +251,7 @@ PROTOCOL = {
 }
 
 GROUPS = {
-    "Headline and initialisation": HEADLINE,
+    "Headline and initialisation": INITIALISATION,
     "Black-box transfer": NATURAL_TARGETS,
     "FGSM training and leaking": FGSM,
     "Strategies": STRATEGY,

@@ -1,18 +1,20 @@
 """Our Table 1 against the paper's, and networks against each other, with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
 from scipy.stats import spearmanr
 
+from robust_transfer.claims import quantities
+from robust_transfer.claims.quantities import Accuracy
+from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.davchev2019 import tables
-from robust_transfer.davchev2019.experiment import Network, Profile
-from robust_transfer.evaluation import accuracies, intervals
+from robust_transfer.davchev2019.experiment import Profile
+from robust_transfer.davchev2019.runs import Run
+from robust_transfer.evaluation import intervals
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
-from robust_transfer.presentation.tables import show, with_sd
-from robust_transfer.records.store import Record
+from robust_transfer.presentation.tables import with_sd
 
 
 def side_by_side(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
@@ -50,24 +52,33 @@ def within_tolerance(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     return agrees.mask(near_zero, 100 * ours[list(COLUMNS)] <= 5.0)
 
 
-def by_id(
-    networks: list[Network], evaluations: list[Evaluation]
-) -> dict[str, tuple[Evaluation, ...]]:
-    """Network id → its evaluations, one per seed."""
-    named: dict[str, tuple[Evaluation, ...]] = {}
-    for network, evaluation in zip(networks, evaluations, strict=True):
-        named[network.id] = (*named.get(network.id, ()), evaluation)
-    return named
+def reproduction(runs: list[Run]) -> Reproduction:
+    """The outcomes of the rows of Table 1 among the runs, of every seed, beside the paper's.
+
+    Raises:
+        FileNotFoundError: a row has no evaluation; names it.
+    """
+    evaluations: dict[str, dict[int, Evaluation]] = {}
+    for run in runs:
+        if run.network.in_table:
+            name, seed = run.network.id, run.network.config.seed
+            if run.evaluation is None:
+                raise FileNotFoundError(f"{name}, seed {seed}: no evaluation")
+            evaluations.setdefault(name, {})[seed] = run.evaluation
+    return Reproduction(evaluations, tables.paper().loc[[*evaluations]])
 
 
-def between_seeds(named: dict[str, tuple[Evaluation, ...]]) -> str:
+def between_seeds(runs: list[Run]) -> str:
     """One sentence on how far networks that differ in nothing but the seed lie apart."""
-    found = {column: accuracies.spread(named, column) for column in COLUMNS}
-    if None in found.values():
+    ours = reproduction(runs)
+    spreads = {column: ours.spread(column) for column in COLUMNS}
+    if None in spreads.values():
         return "Every row was trained from one seed: no interval holds what another would change."
-    shown = ", ".join(f"{100 * of.variance**0.5:.1f} in {name}" for name, of in found.items())
-    several = {i: accuracies.spread({i: repeats}, "wb_pgd") for i, repeats in named.items()}
-    squares = {i: of.variance * of.freedom for i, of in several.items() if of}
+    shown = ", ".join(f"{100 * of.variance**0.5:.1f} in {name}" for name, of in spreads.items())
+    squares = {}
+    for name, repeats in ours.evaluations.items():
+        if of := intervals.spread([[e.accuracy("wb_pgd") for e in repeats.values()]]):
+            squares[name] = of.variance * of.freedom
     widest = max(squares, key=squares.get)
     share = squares[widest] / max(sum(squares.values()), np.finfo(float).tiny)
     return (
@@ -79,129 +90,81 @@ def between_seeds(named: dict[str, tuple[Evaluation, ...]]) -> str:
     )
 
 
-def over_seeds(networks: list[Network], named: dict[str, tuple[Evaluation, ...]]) -> pd.DataFrame:
+def over_seeds(runs: list[Run]) -> pd.DataFrame:
     """Accuracies of networks trained from several seeds, in percent; see ``with_sd``."""
-    theirs, table = 100 * tables.paper(networks), {}
-    for network in networks:
-        repeats = named[network.id]
+    theirs, table = tables.paper(), {}
+    for name, repeats in reproduction(runs).evaluations.items():
         if len(repeats) > 1:
-            row = {"seeds": len(repeats)}
+            row = table[theirs.loc[name, "label"]] = {"seeds": len(repeats)}
             for column in ("natural", "wb_pgd"):
-                values = [100 * evaluation.accuracy(column) for evaluation in repeats]
-                row[column] = with_sd(pd.Series(values))
-                row[f"{column}, paper"] = theirs.loc[network.id, column]
-            table[network.label] = row
+                row[column] = with_sd(
+                    pd.Series([100 * e.accuracy(column) for e in repeats.values()])
+                )
+                row[f"{column}, paper"] = 100 * theirs.loc[name, column]
     return pd.DataFrame.from_dict(table, "index")
 
 
-def seeds(
-    networks: list[Network], named: dict[str, tuple[Evaluation, ...]], name: str = "seeds"
-) -> HTML:
-    """What further seeds give: accuracies of the rows that have several, and their spread."""
-    table = over_seeds(networks, named)
-    shown = "" if table.empty else show(table, name).data
-    return HTML(f"{shown}<p>{between_seeds(named)}</p>")
-
-
-def comparisons(
-    networks: list[Network],
-    named: dict[str, tuple[Evaluation, ...]],
-    pairs: list[tuple[str, str]],
-) -> pd.DataFrame:
+def comparisons(runs: list[Run], pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     """Paired difference in white-box PGD accuracy between networks, ours and the paper's."""
-    labels = {network.id: network.label for network in networks}
-    theirs, others = 100 * tables.paper(networks)["wb_pgd"], accuracies.spread(named, "wb_pgd")
-    table = []
+    ours, table = reproduction(runs), {}
     for first, second in pairs:
-        mean, low, high = (
-            100 * x for x in paired_difference(named[first], named[second], "wb_pgd", others)
-        )
-        table.append(
-            {
-                "difference in wb_pgd": f"{labels[first]} − {labels[second]}",
-                "seeds": len(named[first]),
-                "ours (points)": intervals.with_interval(mean, low, high),
-                "paper (points)": intervals.signed(theirs[first] - theirs[second]),
-            }
-        )
-    return pd.DataFrame(table).set_index("difference in wb_pgd")
+        pair = Accuracy(first, "wb_pgd"), Accuracy(second, "wb_pgd")
+        table[f"{ours.labels[first]} − {ours.labels[second]}"] = {
+            "seeds": ours.size(*pair)["seeds"],
+            "ours (points)": intervals.with_interval(*ours.gap(*pair)[:3]),
+            "paper (points)": intervals.signed(quantities.gap(pair, ours.printed(*pair))),
+        }
+    return pd.DataFrame(table.values(), index=pd.Index(table, name="difference in wb_pgd"))
 
 
-def headline(
-    profile: Profile,
-    ours: pd.DataFrame,
-    theirs: pd.DataFrame,
-    named: dict[str, tuple[Evaluation, ...]],
-    found: list[Record],
+def quoted(
+    profile: Profile, ours: pd.DataFrame, theirs: pd.DataFrame, runs: list[Run]
 ) -> dict[str, object]:
     """The numbers that prose quotes: accuracies in percent, differences as text, counts, strings.
 
     Accuracies and their ``difference`` are of the profile's own seed; ``headline`` is the same
     difference over all seeds.
+
+    Args:
+        profile: of the run.
+        ours: accuracies of the profile's own seed.
+        theirs: the paper's.
+        runs: all networks, further seeds included.
     """
-    robust = ("nat", "pgd", "pgd-pgd-all", "nat-pgd-all", "pgd-pgd-stage3")
-    robust += ("pgd-nat-head", "pgd-nat-stage3", "pgd-nat-all")
-    numbers = {f"wb_pgd_{i.replace('-', '_')}": 100 * ours.loc[i, "wb_pgd"] for i in robust}
-    numbers |= {f"natural_{i}": 100 * ours.loc[i, "natural"] for i in ("nat", "pgd")}
-    others = accuracies.spread(named, "wb_pgd")
-    gap = paired_difference(named["pgd-pgd-all"], named["pgd"], "wb_pgd", others)
-    names = ("headline", "headline_low", "headline_high")
-    differences = dict(zip(names, (100 * x for x in gap), strict=True))
-    differences["difference"] = numbers["wb_pgd_pgd_pgd_all"] - numbers["wb_pgd_pgd"]
-    agrees = agreement(ours, theirs)
-    for column in COLUMNS:
-        numbers[f"rank_correlation_{column}"] = agrees.loc[column, "rank correlation"]
-    quoted = {name: float(value) for name, value in numbers.items()}
-    quoted |= {name: intervals.signed(points) for name, points in differences.items()}
-    return quoted | {
+    agrees, robust, outcomes = agreement(ours, theirs), 100 * ours["wb_pgd"], reproduction(runs)
+    shown = ["nat", "pgd", "pgd-pgd-all", "nat-pgd-all", "pgd-pgd-stage3"]
+    shown += ["pgd-nat-head", "pgd-nat-stage3", "pgd-nat-all"]
+    numbers = {f"wb_pgd_{name.replace('-', '_')}": robust[name] for name in shown}
+    numbers |= {f"natural_{name}": 100 * ours.loc[name, "natural"] for name in ("nat", "pgd")}
+    numbers |= {f"rank_correlation_{c}": agrees.loc[c, "rank correlation"] for c in COLUMNS}
+    pair = Accuracy("pgd-pgd-all", "wb_pgd"), Accuracy("pgd", "wb_pgd")
+    gap = outcomes.gap(*pair)
+    return {name: float(value) for name, value in numbers.items()} | {
+        "headline": intervals.signed(gap.mean),
+        "headline_low": intervals.signed(gap.low),
+        "headline_high": intervals.signed(gap.high),
+        "difference": intervals.signed(robust["pgd-pgd-all"] - robust["pgd"]),
         "cells_within": int(agrees["cells within tolerance"].sum()),
         "cells_with_tolerance": int(agrees["cells with a tolerance"].sum()),
         "n_test": profile.test_size,
-        "seeds": len(named["pgd-pgd-all"]),
-        "networks": len(found),
-        "minutes_total": sum(record.seconds for record in found) / 60,
+        "seeds": len(outcomes.evaluations["pgd-pgd-all"]),
+        "networks": len(runs),
+        "minutes_total": sum(run.record.seconds for run in runs) / 60,
         "profile": profile.profile,
-        "data_line": tables.provenance(
-            profile, found, [e for repeats in named.values() for e in repeats]
-        ),
+        "data_line": tables.data_line(profile, runs),
     }
 
 
 def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """Per column: rank correlation over the rows, mean difference, cells inside the tolerance."""
     cells = within_tolerance(ours, theirs)
-    table = []
+    table = {}
     for column in COLUMNS:
         judged = cells[column].dropna()
-        table.append(
-            {
-                "column": column,
-                "rank correlation": spearmanr(ours[column], theirs[column]).statistic,
-                "mean difference (points)": 100 * (ours[column] - theirs[column]).mean(),
-                "cells within tolerance": int(judged.sum()),
-                "cells with a tolerance": len(judged),
-            }
-        )
-    return pd.DataFrame(table).set_index("column")
-
-
-def paired_difference(
-    first: Sequence[Evaluation],
-    second: Sequence[Evaluation],
-    column: str,
-    others: intervals.Spread | None = None,
-) -> tuple[float, float, float]:
-    """Difference of two accuracies on the same images, with its 95 % interval.
-
-    Args:
-        first: an evaluation per seed; see ``intervals.paired`` for what the interval speaks of.
-        second: the same of the other network, for the same seeds in the same order.
-        column: which accuracy.
-        others: what other networks tell of the spread between seeds, where seeds are few.
-
-    Returns:
-        Mean, lower and upper end, in [-1, 1].
-    """
-    pairs = zip(first, second, strict=True)
-    gaps = [a.outcomes[column].astype(float) - b.outcomes[column] for a, b in pairs]
-    return intervals.paired(np.stack(gaps), others=others)[:3]
+        table[column] = {
+            "rank correlation": spearmanr(ours[column], theirs[column]).statistic,
+            "mean difference (points)": 100 * (ours[column] - theirs[column]).mean(),
+            "cells within tolerance": int(judged.sum()),
+            "cells with a tolerance": len(judged),
+        }
+    return pd.DataFrame(table.values(), index=pd.Index(table, name="column"))

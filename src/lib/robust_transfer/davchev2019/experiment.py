@@ -37,6 +37,9 @@ ROWS = (
 )
 """Table 1 from top to bottom: each baseline, then the transfers printed below it."""
 
+SOURCES = ("nat", "fgsm", "pgd")
+"""Defences of the networks on the source data that transfers start from."""
+
 TABLE = "table1.csv"
 """Table 1 beside its records; it is there once everything is that the book shows of a profile."""
 
@@ -147,6 +150,11 @@ class Network:
     further: bool = False
 
     @property
+    def in_table(self) -> bool:
+        """Whether it is a row of Table 1; else it serves others as source or surrogate."""
+        return self.role in ("baseline", "transfer")
+
+    @property
     def paper_key(self) -> str:
         """Name and unfrozen layers as in the paper's table, for instance ``R_pgd->nat 18``."""
         name = f"R_{self.source}->{self.target}" if self.source else f"R_{self.target}"
@@ -186,7 +194,7 @@ def inner_attack(profile: Profile, defence: str) -> PGD | None:
 
 def grid(profile: Profile) -> list[Network]:
     """All networks: sources, surrogate, then the 25 rows in the paper's order."""
-    sources = {defence: _scratch(profile, defence, source=True) for defence in _SOURCES}
+    sources = {defence: _scratch(profile, defence, source=True) for defence in SOURCES}
     table = [*sources.values(), _surrogate(profile)]
     for baseline, transfers in ROWS:
         table.append(_scratch(profile, baseline, source=False))
@@ -197,9 +205,6 @@ def grid(profile: Profile) -> list[Network]:
                 for strategy in transfer.STRATEGIES
             ]
     return table
-
-
-_SOURCES = ("nat", "fgsm", "pgd")
 
 
 def again(profile: Profile) -> list[Network]:
@@ -242,7 +247,7 @@ def to_attack_harder(table: list[Network]) -> list[Network]:
 
 def rows(table: list[Network]) -> list[Network]:
     """The networks of Table 1: baselines and transfers."""
-    return [network for network in table if network.role in ("baseline", "transfer")]
+    return [network for network in table if network.in_table]
 
 
 def select(table: list[Network], ids: list[str]) -> list[Network]:
@@ -326,14 +331,3 @@ def profile_path(profile: str) -> Path:
 def read_profile(path: Path | str) -> Profile:
     """Read the profile in a file; see ``config.read``."""
     return read(Profile, path)
-
-
-def departures(profile: Profile) -> dict[str, tuple[object, object]]:
-    """Fields in which a profile differs from the paper's protocol: name → (ours, the paper's).
-
-    Further seeds add to the protocol, and are no departure.
-    """
-    paper = Profile()
-    names = [name for name in Profile.model_fields if name not in ("profile", "further_seeds")]
-    pairs = {name: (getattr(profile, name), getattr(paper, name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -1,6 +1,7 @@
 """The figures of paper A; every function returns a Matplotlib Figure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -53,48 +54,45 @@ def heatmaps(tables: dict[str, pd.DataFrame], blocks: list[list[str]]) -> Figure
     figure, axes = figures.subplots(1, len(tables), size)
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
         shown = table.loc[ids]
-        extremes = [f"{100 * shown[c].min():.1f}–{100 * shown[c].max():.1f}%" for c in PLOTTED]
-        _heatmap(
-            axis, normalised(shown), shown["label"], blocks, extremes, "cividis", (0, 1), ".2f"
-        )
+        low, high = 100 * shown[list(PLOTTED)].min(), 100 * shown[list(PLOTTED)].max()
+        names = [f"{TITLES[c]}\n{low[c]:.1f}–{high[c]:.1f}%" for c in PLOTTED]
+        _heatmap(axis, normalised(shown), shown["label"], blocks, names, vmin=0, vmax=1)
         axis.set_title(title, fontsize=10)
     return figure
 
 
-def differences(ours: pd.DataFrame, theirs: pd.DataFrame, blocks: list[list[str]]) -> Figure:
+def deviations(ours: pd.DataFrame, theirs: pd.DataFrame, blocks: list[list[str]]) -> Figure:
     """Heatmap of our accuracy minus the paper's, in percentage points."""
     ids = [row for block in blocks for row in block]
     gaps = 100 * (ours.loc[ids, list(PLOTTED)] - theirs.loc[ids, list(PLOTTED)])
     figure, ((axis,),) = figures.subplots(1, 1, (6, 0.31 * len(ids) + 1.5))
-    extremes = [f"{gaps[c].min():+.0f} to {gaps[c].max():+.0f}" for c in PLOTTED]
-    labels = ours.loc[ids, "label"]
-    _heatmap(axis, gaps, labels, blocks, extremes, "PuOr_r", (-100, 100), "+.1f")
+    names = [f"{TITLES[c]}\n{gaps[c].min():+.0f} to {gaps[c].max():+.0f}" for c in PLOTTED]
+    style = {"vmin": -100, "vmax": 100, "cmap": "PuOr_r", "fmt": "+.1f"}
+    _heatmap(axis, gaps, ours.loc[ids, "label"], blocks, names, **style)
     return figure
 
 
 def _heatmap(
     axis: Axes,
     values: pd.DataFrame,
-    labels: pd.Series,
-    blocks: list[list[str]],
-    notes: list[str],
-    cmap: str,
-    limits: tuple[float, float],
-    fmt: str,
+    labels: Iterable[str],
+    blocks: Sequence[Sequence[object]],
+    names: Sequence[str],
+    walls: tuple[int, ...] = (1, 3),
+    size: int = 8,
+    **style,
 ) -> None:
-    """Draw one panel: ``notes`` stand below the column titles."""
-    sns.heatmap(
-        values, vmin=limits[0], vmax=limits[1], cmap=cmap, annot=True, fmt=fmt, cbar=False,
-        yticklabels=[figures.mathtext(label) for label in labels], annot_kws={"size": 8}, ax=axis,
-    )  # fmt: skip
-    names = [f"{TITLES[column]}\n{note}" for column, note in zip(PLOTTED, notes, strict=True)]
-    axis.set_xticks(np.arange(len(PLOTTED)) + 0.5, names, fontsize=8, rotation=0)
+    """Draw one panel: rows in ``blocks`` between red lines, columns between ``walls``."""
+    style = {"cmap": "cividis", "fmt": ".2f", "annot_kws": {"size": size}} | style
+    rows = [figures.mathtext(label) for label in labels]
+    sns.heatmap(values, annot=True, cbar=False, yticklabels=rows, ax=axis, **style)
+    axis.set_xticks(np.arange(len(names)) + 0.5, names, fontsize=min(size, 9), rotation=0)
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
-    axis.set_ylabel("")
+    axis.set(xlabel="", ylabel="")
     edges = np.cumsum([len(block) for block in blocks])[:-1]
-    axis.hlines(edges, 0, len(PLOTTED), color=figures.RED, linewidth=2)
-    axis.vlines((1, 3), 0, len(values), color=figures.RED, linewidth=2)
+    axis.hlines(edges, 0, len(names), color=figures.RED, linewidth=2)
+    axis.vlines(walls, 0, len(values), color=figures.RED, linewidth=2)
 
 
 def survival(tables: dict[str, pd.DataFrame]) -> Figure:
@@ -110,28 +108,20 @@ def survival(tables: dict[str, pd.DataFrame]) -> Figure:
     figure, axes = figures.subplots(1, len(tables), (5.2 * len(tables), 3.3))
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
         transfers = table.dropna(subset="strategy")
-        pairs = dict.fromkeys(zip(transfers["source"], transfers["target"], strict=True))
-        pairs = sorted(pairs, key=lambda pair: list(figures.COLOURS).index(pair[1]))
-        targets = [target for _, target in pairs]
         shown = transfers.pivot(index=["source", "target"], columns="strategy", values="wb_pgd")
+        pairs = transfers[["source", "target"]].drop_duplicates().itertuples(index=False, name=None)
+        pairs = sorted(pairs, key=lambda pair: list(figures.COLOURS).index(pair[1]))
         shown = 100 * shown.loc[pairs, list(STRATEGIES)]
+        targets = [target for _, target in pairs]
         shown.insert(0, "scratch", 100 * table.loc[targets, "wb_pgd"].to_numpy())
-        names = [figures.mathtext(f"R<sub>{source}→{target}</sub>") for source, target in pairs]
-        sns.heatmap(
-            shown, vmin=0, cmap="cividis", annot=True, fmt=".1f", cbar=False,
-            yticklabels=names, annot_kws={"size": 10}, ax=axis,
-        )  # fmt: skip
-        axis.set_xticks(np.arange(4) + 0.5, SURVIVAL, fontsize=9, rotation=0)
-        axis.xaxis.tick_top()
-        axis.tick_params(length=0)
-        axis.set(xlabel="", ylabel="", title=title)
-        edges = [i for i in range(1, len(pairs)) if targets[i] != targets[i - 1]]
-        axis.hlines(edges, 0, 4, color=figures.RED, linewidth=2)
-        axis.vlines(1, 0, len(shown), color=figures.RED, linewidth=2)
+        names = [f"R<sub>{source}→{target}</sub>" for source, target in pairs]
+        blocks = [list(block) for _, block in groupby(targets)]
+        _heatmap(axis, shown, names, blocks, SURVIVAL, walls=(1,), size=10, vmin=0, fmt=".1f")
+        axis.set_title(title)
     return figure
 
 
-def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
+def scatter(ours: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
     """Our accuracy against the paper's, a panel per column, a point per network."""
     figure, axes = figures.subplots(1, len(COLUMNS), (12, 3), sharex=True, sharey=True)
     for axis, column in zip(axes[0], PLOTTED, strict=True):
@@ -145,7 +135,7 @@ def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
     return figure
 
 
-def pipeline(table: Sequence[Network]) -> Figure:
+def scheme(table: Sequence[Network]) -> Figure:
     """Figure 1: sources, what is made of them on the target, baselines, and the evaluation.
 
     Args:

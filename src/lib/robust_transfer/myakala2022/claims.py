@@ -1,421 +1,368 @@
 """The claims of paper B: settled by its printed tables, or tested on the cells of a study."""
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from robust_transfer.claims.evidence import Evidence
 from robust_transfer.claims.outcome import ALPHA
-from robust_transfer.claims.quantities import Cell as Accuracy
-from robust_transfer.claims.rules import Check, Claim, Difference, Fact, Order
+from robust_transfer.claims.quantities import Accuracy
+from robust_transfer.claims.rules import Check, Claim, Difference, Fact, Order, Rule
 from robust_transfer.evaluation.intervals import signed, wilson, with_interval
 from robust_transfer.myakala2022 import confusion, forensics, printed, repeats, tables
-from robust_transfer.myakala2022.evidence import HIGH, NATURAL, Gathered, column
-from robust_transfer.myakala2022.experiment import STRATEGIES, Cell
+from robust_transfer.myakala2022.experiment import FINE_TUNINGS
+from robust_transfer.myakala2022.measured import HIGH, MeasuredCell, MeasuredStudy, column
 from robust_transfer.presentation.tables import epsilon_words
 
 READING = "settled by reading, as the evidence says; there is nothing to compute"
 ONE_SOURCE = "one source of each kind: what others would give is in no interval"
 
 
-def gains(first: pd.Series, second: pd.Series) -> tuple[float, float]:
-    """Largest gain of ``first`` over ``second``: in points, and in percent of ``second``."""
-    return (first - second).max(), (100 * (first / second - 1)).max()
-
-
-def freezing(_: Evidence) -> Fact:
-    """M02: layer freezing over full fine-tuning, at most."""
+def largest_gain(first: str, others: Iterable[str], claimed: float) -> Fact:
+    """M02, M04: what ``first`` gains over ``others`` in the printed PGD accuracies, at most."""
     table = printed.pgd_by_dataset()
-    points, relative = gains(table["layer_freezing"], table["full_finetuning"])
+    points = max((table[first] - table[other]).max() for other in others)
+    relative = max((100 * (table[first] / table[other] - 1)).max() for other in others)
     text = f"at most {points:.1f} points, {relative:.1f} %"
-    return Fact(bool(max(points, relative) >= 5.2), text, "5.2 %")
+    return Fact(bool(max(points, relative) >= claimed), text, f"{claimed:g} %")
 
 
-def pretraining(_: Evidence) -> Fact:
-    """M04: adversarial pre-training over any strategy without it, at most."""
-    table = printed.pgd_by_dataset()
-    pairs = [gains(table["with_pretraining"], table[strategy]) for strategy in STRATEGIES]
-    points, relative = np.max(pairs, axis=0)
-    text = f"at most {points:.1f} points, {relative:.1f} %"
-    return Fact(bool(max(points, relative) >= 25), text, "25 %")
-
-
-def power(_: Evidence) -> Fact:
+def power() -> Fact:
     """M11: largest spread of three paired differences that a t-test still calls significant."""
     table = printed.pgd_by_dataset()
     runs = 3
-    differences = (table["layer_freezing"] - table["full_finetuning"]).sort_values(ascending=False)
-    spread = differences * np.sqrt(runs) / stats.t.ppf(1 - ALPHA / 2, runs - 1)
+    gaps = (table["layer_freezing"] - table["full_finetuning"]).sort_values(ascending=False)
+    spread = gaps * np.sqrt(runs) / stats.t.ppf(1 - ALPHA / 2, runs - 1)
     text = ", ".join(f"{name} {value:.2f}" for name, value in spread.items())
     return Fact(None, f"standard deviation at most {text} points")
 
 
-def groups(found: Gathered) -> dict[str, dict[str, Claim]]:
+def groups(measured: MeasuredStudy) -> dict[str, dict[str, Claim]]:
     """All claims of paper B by group; those that a study's tasks do not reach say so."""
     return {
-        "Strategies": _strategies(found),
-        "Techniques": _techniques(found),
-        "Networks and data": _data(found),
-        "Attacks and errors": _attacks(found),
+        "Strategies": _strategies(measured),
+        "Techniques": _techniques(measured),
+        "Networks and data": _data(measured),
+        "Attacks and errors": _attacks(measured),
         "Text": {f"M{i:02}": Claim(lacking=READING) for i in (21, 22, 23)},
     }
 
 
-def _claim(*rules, lacking: str = "") -> Claim:
+def _claim(rules: list[Rule], lacking: str = "") -> Claim:
     """A claim with the rules that there are, if there are any."""
     return Claim(*rules, lacking=lacking if rules else "no task of this study tests it")
 
 
-def _strategies(found: Gathered) -> dict[str, Claim]:
-    usual = ("layer_freezing", "full_finetuning", "feature_extraction")
+def _check(task: str, epsilon: float, words: str, fact: Fact) -> Check:
+    return Check(f"{task}, ε = {epsilon_words(epsilon)}: {words}", fact)
+
+
+def _under_pgd(cells: Iterable[MeasuredCell], epsilon: float) -> tuple[Accuracy, ...]:
+    return tuple(Accuracy(cell.id, column("pgd", epsilon)) for cell in cells)
+
+
+def _strategies(measured: MeasuredStudy) -> dict[str, Claim]:
+    pairs = tables.strategy_pairs(measured.cells)
+    reached = largest_gain("layer_freezing", ["full_finetuning"], 5.2)
+    tests = [
+        Check(f"p < 0.05 in every task, ε = {epsilon_words(e)}", _significant(pairs, e))
+        for e in measured.tested
+        if pairs
+    ]
+    best = [
+        _check(task, epsilon, "best cell freezes layers, with a technique", fact)
+        for task in measured.tasks
+        for epsilon in measured.tested
+        if (fact := _best(measured, task, epsilon))
+    ]
     standard = ("full_finetuning", "layer_freezing", "feature_extraction")
-    ordered, natural = [], []
-    for techniques, source in (((), "natural"), (("pretraining",), "robust")):
-        named = {strategy: found.named(strategy, *techniques) for strategy in STRATEGIES}
-        for task in set.intersection(*(set(tasks) for tasks in named.values())):
-            conditions = [(a, e) for a in ("fgsm", "pgd") for e in found.study.epsilons]
-            pairs = _in_turn([named[s][task] for s in usual], *(column(*at) for at in conditions))
-            words = f"{task}, {source} source: freezing > full > extraction at every ε"
-            ordered.append(Order(pairs, words))
-            if not techniques:
-                pairs = _in_turn([named[s][task] for s in standard], NATURAL)
-                natural.append(Order(pairs, f"{task}: full > freezing > extraction, natural"))
-    pairs = tables.strategy_pairs(found.cells)
+    chance = "which of many cells is best is chance where they differ little"
     return {
-        "M01": _claim(*_sorted(ordered)),
-        "M02": Claim(Check("gain under PGD in the printed table reaches 5.2 %", freezing)),
-        "M11": _claim(
-            Check("what p < 0.05 in three runs implies", power),
-            *(Check(f"p < 0.05 in every task, ε = {epsilon_words(e)}", _tested(found, pairs, e))
-              for e in found.shown if pairs),
+        "M01": _claim(_robust_orders(measured)),
+        "M02": Claim(Check("gain under PGD in the printed table reaches 5.2 %", reached)),
+        "M11": Claim(Check("what p < 0.05 in three runs implies", power()), *tests),
+        "M13": _claim(
+            _orders(measured, standard, ["natural"], ": full > freezing > extraction, natural")
         ),
-        "M13": _claim(*_sorted(natural)),
-        "M15": _claim(
-            *_per_task(found, "best cell freezes layers, with a technique", _best),
-            lacking="which of many cells is best is chance where they differ little",
-        ),
-    }  # fmt: skip
+        "M15": _claim(best, lacking=chance),
+    }
 
 
-def _in_turn(ids: list[str], *columns: str) -> tuple[tuple[Accuracy, Accuracy], ...]:
-    """Each network with the one after it, in every column."""
-    return tuple(
-        (Accuracy(first, at), Accuracy(second, at))
-        for at in columns
-        for first, second in pairwise(ids)
+def _robust_orders(measured: MeasuredStudy) -> list[Order]:
+    """M01: freezing above full fine-tuning above feature extraction, under every attack."""
+    usual = ("layer_freezing", "full_finetuning", "feature_extraction")
+    columns = [column(*attack) for attack in product(("fgsm", "pgd"), measured.study.epsilons)]
+    words = "source: freezing > full > extraction at every ε"
+    orders = _orders(measured, usual, columns, f", natural {words}")
+    orders += _orders(measured, usual, columns, f", robust {words}", "pretraining")
+    return sorted(orders, key=lambda order: order.words)
+
+
+def _orders(
+    measured: MeasuredStudy,
+    strategies: tuple[str, ...],
+    columns: list[str],
+    words: str,
+    *techniques,
+) -> list[Order]:
+    """An order of strategies for every task that has them all with these techniques."""
+    named = [measured.named(strategy, *techniques) for strategy in strategies]
+    tasks = sorted(set.intersection(*(set(cells) for cells in named)))
+    return [
+        Order(_in_turn([of[task] for of in named], columns), f"{task}{words}") for task in tasks
+    ]
+
+
+def _in_turn(cells: list[MeasuredCell], columns: list[str]) -> tuple[tuple[Accuracy, ...], ...]:
+    """Each cell with the one after it, in every column."""
+    pairs = product(columns, pairwise(cells))
+    return tuple((Accuracy(first.id, at), Accuracy(second.id, at)) for at, (first, second) in pairs)
+
+
+def _significant(pairs: list[repeats.CellPair], epsilon: float) -> Fact:
+    """M11: whether layer freezing is above full fine-tuning in every task, by paired t-tests."""
+    tests = repeats.compare(pairs, "pgd", epsilon)
+    positive = (tests["adjusted"] < ALPHA) & (tests["difference"] > 0)
+    tests["task"] = [first.task for first, _ in pairs]
+    text = ", ".join(
+        f"{row.task} {with_interval(row.difference, row.low, row.high)} "
+        f"(p: {repeats.p_words(row.adjusted)})"
+        for row in tests.itertuples()
     )
+    both = [first for first, _ in pairs] + [second for _, second in pairs]
+    return Fact(bool(positive.all()), text, "p < 0.05", _under_pgd(both, epsilon))
 
 
-def _sorted(rules: list[Order]) -> list[Order]:
-    return sorted(rules, key=lambda rule: rule.words)
-
-
-def _tested(
-    found: Gathered, pairs: list[tuple[str, str]], epsilon: float
-) -> Callable[[Evidence], Fact]:
-    def compute(_: Evidence) -> Fact:
-        tests = repeats.compare(found.rows, pairs, "pgd", epsilon)
-        positive = (tests["adjusted"] < ALPHA) & (tests["difference"] > 0)
-        task_of = {cell.id: cell.task for cell in found.cells}
-        text = ", ".join(
-            f"{task_of[row.first]} {with_interval(row.difference, row.low, row.high)} "
-            f"(p: {repeats.p_words(row.adjusted)})"
-            for row in tests.itertuples()
-        )
-        both = [*tests["first"], *tests["second"]]
-        return Fact(bool(positive.all()), text, "p < 0.05", _cells(both, "pgd", epsilon))
-
-    return compute
-
-
-def _cells(ids: Sequence[str], attack: str, epsilon: float) -> tuple[Accuracy, ...]:
-    return tuple(Accuracy(name, column(attack, epsilon)) for name in ids)
-
-
-Judge = Callable[[Gathered, str, float], Fact | None]
-"""From a task and an epsilon to what they say of a claim; None if the task lacks the cells."""
-
-
-def _per_task(found: Gathered, words: str, judge: Judge) -> list[Check]:
-    """One check per task and budget that can say something."""
-    checks = []
-    for task in dict.fromkeys(cell.task for cell in found.cells):
-        for epsilon in found.shown:
-            if (fact := judge(found, task, epsilon)) is not None:
-                text = f"{task}, ε = {epsilon_words(epsilon)}: {words}"
-                checks.append(Check(text, lambda _, fact=fact: fact))
-    return checks
-
-
-def _best(found: Gathered, task: str, epsilon: float) -> Fact | None:
-    """M15: among all strategies and techniques, which cell stands PGD best."""
-    of_task = [cell for cell in found.cells if cell.task == task]
-    if len(of_task) < 3 * len(STRATEGIES):
+def _best(measured: MeasuredStudy, task: str, epsilon: float) -> Fact | None:
+    """M15: among all strategies and techniques, which cell stands PGD best; None of few cells."""
+    cells = [cell for cell in measured.cells if cell.task == task]
+    means = {cell: cell.by_seed("pgd", epsilon).mean() for cell in cells}
+    added = {"pretraining", "augmentation"}
+    claimed = [c for c in cells if c.strategy == "layer_freezing" and added & c.techniques]
+    if len(cells) < 3 * len(FINE_TUNINGS) or not claimed:
         return None
-    means = {
-        cell.id: repeats.accuracies(found.rows, cell.id, "pgd", epsilon).mean() for cell in of_task
-    }
-    claimed = {
-        cell.id
-        for cell in of_task
-        if cell.strategy == "layer_freezing" and {"pretraining", "augmentation"} & cell.techniques
-    }
-    if not claimed:
-        return None
-    best = max(of_task, key=lambda cell: means[cell.id])
-    text, undecided = f"{best.label}: {means[best.id]:.1f} %", False
-    if best.id not in claimed:
+    best = max(cells, key=means.get)
+    text, undecided = f"{best.label}: {means[best]:.1f} %", False
+    if best not in claimed:
         second = max(claimed, key=means.get)
-        gap = repeats.compare(found.rows, [(best.id, second)], "pgd", epsilon).iloc[0]
+        gap = repeats.compare([(best, second)], "pgd", epsilon).iloc[0]
         above = with_interval(gap["difference"], gap["low"], gap["high"])
         text += f", above the best that does by {above}"
         undecided = gap["low"] <= 0
-    cells = _cells(list(means), "pgd", epsilon)
-    return Fact(best.id in claimed, text, cells=cells, undecided=undecided)
+    return Fact(best in claimed, text, basis=_under_pgd(cells, epsilon), undecided=undecided)
 
 
-def _techniques(found: Gathered) -> dict[str, Claim]:
-    base = found.named("layer_freezing")
-    robust = found.named("layer_freezing", "pretraining")
-    augmented = found.named("layer_freezing", "augmentation")
-    high = column("pgd", HIGH)
-    at_high = HIGH in found.shown
-    both = [task for task in robust if task in augmented and at_high]
-    cost = [task for task in found.on("CIFAR-10") if task in robust and task in base and at_high]
-    pretrained = [
-        (cell.id, plain)
-        for cell, plain in _with_and_without(found, "pretraining")
-        if cell.techniques == {"pretraining"}
-    ]
-    frozen = [
-        (cell.id, plain)
-        for cell, plain in _with_and_without(found, "batch_norm")
-        if "augmentation" not in cell.techniques
-    ]
+def _techniques(measured: MeasuredStudy) -> dict[str, Claim]:
+    if HIGH not in measured.tested:  # at which all of them are tested
+        measured = replace(measured, cells=())
+    base = measured.named("layer_freezing")
+    robust = measured.named("layer_freezing", "pretraining")
+    augmented = measured.named("layer_freezing", "augmentation")
+    alone = [pair for pair in _pairs(measured, "pretraining") if len(pair[0].techniques) == 1]
+    frozen = _pairs(measured, "batch_norm")
+    without = [pair for pair in frozen if "augmentation" not in pair[0].techniques]
+    both = [(robust[task], augmented[task]) for task in robust if task in augmented]
+    cost = [(robust[t], base[t]) for t in measured.on("CIFAR-10") if t in robust and t in base]
+    small = [Difference(b.id, a.id, "natural", 1.2, cost=True) for a, b in cost]
+    reached = largest_gain("with_pretraining", FINE_TUNINGS, 25)
     return {
         "M04": Claim(
-            Check("gain under PGD in the printed tables reaches 25 %", pretraining),
-            *(Difference(*pair, high) for pair in pretrained if at_high),
+            Check("gain under PGD in the printed tables reaches 25 %", reached),
+            *_above(alone),
             lacking=ONE_SOURCE,
         ),
-        "M05": _claim(
-            *(Difference(robust[task], augmented[task], high) for task in both), lacking=ONE_SOURCE
-        ),
-        "M06": _claim(
-            *(Difference(augmented[t], base[t], high, 4.0) for t in augmented if at_high)
-        ),
-        "M07": _claim(
-            *(Difference(*pair, high, 0.0) for pair in frozen if at_high),
-            lacking="input-gradient norms were not measured",
-        ),
-        "M08": _claim(*_spread(found)),
-        "M12": _claim(
-            *(Difference(base[task], robust[task], NATURAL, 1.2, cost=True) for task in cost),
-            *(Difference(robust[task], base[task], high, 6.7) for task in cost),
-            lacking=ONE_SOURCE,
-        ),
+        "M05": _claim(_above(both), lacking=ONE_SOURCE),
+        "M06": _claim(_above([(cell, base[task]) for task, cell in augmented.items()], 4.0)),
+        "M07": _claim(_above(without, 0.0), lacking="input-gradient norms were not measured"),
+        "M08": _claim(_spread(frozen)),
+        "M12": _claim(small + _above(cost, 6.7), lacking=ONE_SOURCE),
     }
 
 
-def _with_and_without(found: Gathered, technique: str) -> list[tuple[Cell, str]]:
-    """Every cell with a technique, and the id of the one that lacks nothing but it."""
+def _pairs(measured: MeasuredStudy, technique: str) -> list[repeats.CellPair]:
+    """Every cell with a technique beside the one that lacks nothing but it."""
     return [
-        (cell, plain)
-        for cell in found.cells
+        (cell, without)
+        for cell in measured.cells
         if technique in cell.techniques
-        and (plain := found.named(cell.strategy, *cell.techniques - {technique}).get(cell.task))
+        and (
+            without := measured.named(cell.strategy, *cell.techniques - {technique}).get(cell.task)
+        )
     ]
 
 
-def _spread(found: Gathered) -> list[Check]:
+def _above(pairs: list[repeats.CellPair], expected: float | None = None) -> list[Difference]:
+    return [Difference(a.id, b.id, column("pgd", HIGH), expected) for a, b in pairs]
+
+
+def _spread(pairs: list[repeats.CellPair]) -> list[Check]:
     """M08: whether frozen batch norm narrows the spread over seeds."""
-    pairs = [(plain, cell.id) for cell, plain in _with_and_without(found, "batch_norm")]
-    if not pairs or HIGH not in found.shown:
+    if not pairs:
         return []
-
-    def residuals(ids: list[str]) -> np.ndarray:
-        values = [repeats.accuracies(found.rows, i, "pgd", HIGH).to_numpy() for i in ids]
-        return np.concatenate([seeds - seeds.mean() for seeds in values])
-
-    def compute(_: Evidence) -> Fact:
-        adapting, frozen = (residuals([pair[k] for pair in pairs]) for k in (0, 1))
-        with np.errstate(invalid="ignore"):  # no spread at all: p is NaN, and nothing is shown
-            p = float(stats.levene(adapting, frozen, center="median").pvalue)
-        freedom = len(pairs) * (found.study.repeats - 1)
-        sds = [float(np.sqrt((part**2).sum() / freedom)) for part in (adapting, frozen)]
-        text = f"standard deviation {sds[0]:.2f} adapting, {sds[1]:.2f} frozen (p = {p:.2f})"
-        undecided = False
-        if min(sds) > 0:
-            ratio, reach = (sds[1] / sds[0]) ** 2, stats.f.ppf(1 - ALPHA / 2, freedom, freedom)
-            text += f"; ratio of variances {ratio:.2f} [{ratio / reach:.2f}, {ratio * reach:.2f}]"
-            undecided = ratio / reach < 1
-        cells = _cells([name for pair in pairs for name in pair], "pgd", HIGH)
-        return Fact(sds[1] < sds[0] and p < ALPHA, text, cells=cells, undecided=undecided)
-
-    return [Check("frozen batch norm has the smaller spread over seeds under PGD", compute)]
+    values = [[cell.by_seed("pgd", HIGH).to_numpy() for cell in pair] for pair in pairs]
+    frozen, adapting = (
+        np.concatenate([pair[side] - pair[side].mean() for pair in values]) for side in (0, 1)
+    )
+    with np.errstate(invalid="ignore"):  # no spread at all: p is NaN, and nothing is shown
+        p = float(stats.levene(adapting, frozen, center="median").pvalue)
+    freedom = len(frozen) - len(pairs)
+    sds = [float(np.sqrt((part**2).sum() / freedom)) for part in (adapting, frozen)]
+    text = f"standard deviation {sds[0]:.2f} adapting, {sds[1]:.2f} frozen (p = {p:.2f})"
+    undecided = False
+    if min(sds) > 0:
+        ratio, reach = (sds[1] / sds[0]) ** 2, stats.f.ppf(1 - ALPHA / 2, freedom, freedom)
+        text += f"; ratio of variances {ratio:.2f} [{ratio / reach:.2f}, {ratio * reach:.2f}]"
+        undecided = ratio / reach < 1
+    basis = _under_pgd([cell for pair in pairs for cell in reversed(pair)], HIGH)
+    fact = Fact(sds[1] < sds[0] and p < ALPHA, text, basis=basis, undecided=undecided)
+    return [Check("frozen batch norm has the smaller spread over seeds under PGD", fact)]
 
 
-def _data(found: Gathered) -> dict[str, Claim]:
-    plain = found.named("full_finetuning")
+def _data(measured: MeasuredStudy) -> dict[str, Claim]:
+    others = (
+        "the data sets differ in network, classes and image size too; how sure their order is, "
+    )
+    unsaid = "the paper does not say what its accuracy counts"
     return {
-        "M09": _claim(*_transformers(plain, found.shown), lacking=ONE_SOURCE),
-        "M10": _claim(
-            *_medical(found, plain),
-            lacking="the data sets differ in network, classes and image size too; how sure their "
-            "order is, was not tested",
-        ),
+        "M09": _claim(_transformers(measured), lacking=ONE_SOURCE),
+        "M10": _claim(_medical(measured), lacking=f"{others}was not tested"),
         "M19": Claim(lacking="needs a backbone pre-trained without the target's classes"),
-        "M20": _claim(
-            *_multilabel(found, plain), lacking="the paper does not say what its accuracy counts"
-        ),
+        "M20": _claim(_multilabel(measured), lacking=unsaid),
     }
 
 
-def _transformers(plain: dict[str, str], shown: list[float]) -> list[Difference]:
+def _transformers(measured: MeasuredStudy) -> list[Difference]:
     """M09: a ViT above every CNN fine-tuned on the same data."""
-    rules = []
-    for task, vit in plain.items():
-        dataset, _, network = task.partition("/")
-        if "vit" not in network:
-            continue
-        rules += [
-            Difference(vit, cnn, column("pgd", epsilon), 0.0)
-            for other, cnn in plain.items()
-            if other.split("/")[0] == dataset and "vit" not in other
-            for epsilon in shown
-        ]
-    return rules
+    plain = measured.named("full_finetuning").values()
+    return [
+        Difference(vit.id, cnn.id, column("pgd", epsilon), 0.0)
+        for vit, cnn, epsilon in product(plain, plain, measured.tested)
+        if "vit" in vit.network and "vit" not in cnn.network and vit.dataset == cnn.dataset
+    ]
 
 
-def _medical(found: Gathered, plain: dict[str, str]) -> list[Check]:
+def _medical(measured: MeasuredStudy) -> list[Check]:
     """M10: chest X-rays against the other data sets, by three measures."""
-    chest = [task for task in found.on("ChestX-ray") if task in plain]
-    others = [task for task in plain if task not in found.on("ChestX-ray")]
-    if not chest or not others:
+    plain, chest = measured.named("full_finetuning"), measured.on("ChestX-ray")
+    if not {*plain} & {*chest} or not {*plain} - {*chest}:
         return []
-    measures = {
-        "lowest PGD accuracy": lambda natural, attacked: attacked,
-        "largest robustness drop": lambda natural, attacked: attacked - natural,
-        "lowest share of accuracy kept": lambda natural, attacked: attacked / natural,
-    }
-    checks = []
-    for epsilon in found.shown:
-        for words, measure in measures.items():
-
-            def compute(evidence: Evidence, epsilon=epsilon, measure=measure) -> Fact:
-                at = column("pgd", epsilon)
-                cells = {t: (Accuracy(plain[t], NATURAL), Accuracy(plain[t], at)) for t in plain}
-                values = {
-                    task: measure(*map(evidence.means(*pair), pair)) for task, pair in cells.items()
-                }
-                theirs = {t: measure(*map(evidence.printed, pair)) for t, pair in cells.items()}
-                worst = min(values, key=values.get)
-                theirs = {
-                    printed.COUNTERPARTS[task.split("/")[0]]: value
-                    for task, value in theirs.items()
-                    if not np.isnan(value)
-                }
-                ours, paper = (
-                    ", ".join(f"{name} {v:.2f}".replace(" -", " −") for name, v in found.items())
-                    for found in (values, theirs)
-                )
-                return Fact(worst in chest, ours, paper, sum(cells.values(), start=()))
-
-            text = f"ε = {epsilon_words(epsilon)}: chest X-rays have the {words}"
-            checks.append(Check(text, compute))
+    checks, reproduction = [], measured.reproduction
+    for epsilon in measured.tested:
+        at = ("natural", column("pgd", epsilon))
+        pairs = {task: [Accuracy(plain[task].id, c) for c in at] for task in plain}
+        ours = _drops({task: reproduction.means(*pair) for task, pair in pairs.items()})
+        theirs = _drops({task: reproduction.printed(*pair) for task, pair in pairs.items()})
+        names = {task: printed.COUNTERPARTS.get(task.split("/")[0], "") for task in plain}
+        for measure in ours:
+            texts = _listed(ours[measure]), _listed(theirs[measure].dropna().rename(names))
+            fact = Fact(
+                ours[measure].idxmin() in chest, *texts, sum(map(tuple, pairs.values()), ())
+            )
+            words = f"ε = {epsilon_words(epsilon)}: chest X-rays have the {measure}"
+            checks.append(Check(words, fact))
     return checks
 
 
-def _multilabel(found: Gathered, plain: dict[str, str]) -> list[Check]:
-    """M20: accuracy on chest X-rays beside what it hides."""
-    checks = []
-    for task in found.on("ChestX-ray"):
-        if task not in plain:
-            continue
+def _drops(percent: dict[str, dict[Accuracy, float]]) -> pd.DataFrame:
+    """A row per task: what an attack leaves of its accuracy, by three measures."""
+    table = pd.DataFrame([of.values() for of in percent.values()], index=[*percent])
+    natural, attacked = table[0], table[1]
+    return pd.DataFrame(
+        {
+            "lowest PGD accuracy": attacked,
+            "largest robustness drop": attacked - natural,
+            "lowest share of accuracy kept": attacked / natural,
+        }
+    )
 
-        def compute(_: Evidence, name=plain[task]) -> Fact:
-            repeated = found.measured[name]
+
+def _listed(values: pd.Series) -> str:
+    texts = (f"{name} {value:.2f}" for name, value in values.to_dict().items())
+    return ", ".join(texts).replace(" -", " −")
+
+
+def _multilabel(measured: MeasuredStudy) -> list[Check]:
+    """M20: accuracy on chest X-rays beside what it hides."""
+    plain, checks = measured.named("full_finetuning"), []
+    for task in measured.on("ChestX-ray"):
+        if cell := plain.get(task):
             means = {
-                "accuracy": np.mean([100 * b.accuracy() for b in repeated]),
-                "majority class": forensics.majority(repeated[0]),
-                "balanced accuracy": np.mean([100 * b.balanced_accuracy() for b in repeated]),
-                "AUROC": np.mean([100 * b.auroc() for b in repeated]),
+                "accuracy": cell.by_seed().mean(),
+                "majority class": forensics.majority(cell.repeats[0].budgets),
+                "balanced accuracy": cell.by_seed(measure="balanced_accuracy").mean(),
+                "AUROC": cell.by_seed(measure="auroc").mean(),
             }
             text = ", ".join(f"{words} {value:.1f}" for words, value in means.items())
-            return Fact(None, text, cells=(Accuracy(name, NATURAL),))
-
-        checks.append(Check(f"{task}: accuracy beside other measures", compute))
+            fact = Fact(None, text, basis=(Accuracy(cell.id, "natural"),))
+            checks.append(Check(f"{task}: accuracy beside other measures", fact))
     return checks
 
 
-def _attacks(found: Gathered) -> dict[str, Claim]:
+def _attacks(measured: MeasuredStudy) -> dict[str, Claim]:
+    plain = measured.named("full_finetuning")
+    at = list(product(plain, measured.tested))
+    half = [_check(t, e, "PGD accuracy at least 50 %", _keeps_half(plain[t], e)) for t, e in at]
+    gaps = "FGSM − PGD between 10 and 16 points"
     return {
-        "M03": _claim(*_per_task(found, "PGD accuracy at least 50 %", _keeps_half)),
-        "M14": _claim(*_per_task(found, "FGSM − PGD between 10 and 16 points", _attack_gap)),
-        "M16": _claim(*_similar_classes(found)),
+        "M03": _claim(half),
+        "M14": _claim([_check(t, e, gaps, _attack_gap(plain[t], e)) for t, e in at]),
+        "M16": _claim(_similar_classes(measured)),
         "M17": Claim(lacking="the paper prints no DeepFool number; ours are on the study's page"),
-        "M18": _claim(*_budget(found), lacking="the paper gives no ε with its tables"),
+        "M18": _claim(_budget(measured), lacking="the paper gives no ε with its tables"),
     }
 
 
-def _keeps_half(found: Gathered, task: str, epsilon: float) -> Fact | None:
-    name = found.named("full_finetuning").get(task)
-    if name is None:
-        return None
-    natural = repeats.accuracies(found.rows, name, NATURAL, 0.0).mean()
-    mean = repeats.accuracies(found.rows, name, "pgd", epsilon).mean()
+def _keeps_half(cell: MeasuredCell, epsilon: float) -> Fact:
+    natural, mean = cell.by_seed().mean(), cell.by_seed("pgd", epsilon).mean()
     text = f"{mean:.1f} % of {natural:.1f} % without attack"
     holds = bool(mean >= 50) if natural >= 50 else None  # else there is no half to keep
-    return Fact(holds, text, cells=_cells([name], "pgd", epsilon))
+    return Fact(holds, text, basis=_under_pgd([cell], epsilon))
 
 
-def _attack_gap(found: Gathered, task: str, epsilon: float) -> Fact | None:
-    name = found.named("full_finetuning").get(task)
-    if name is None:
-        return None
-    fgsm, pgd = (
-        repeats.accuracies(found.rows, name, attack, epsilon).mean() for attack in ("fgsm", "pgd")
-    )
-    cells = _cells([name], "fgsm", epsilon) + _cells([name], "pgd", epsilon)
-    return Fact(bool(10 <= fgsm - pgd <= 16), f"{signed(fgsm - pgd)} points", cells=cells)
+def _attack_gap(cell: MeasuredCell, epsilon: float) -> Fact:
+    gap = cell.by_seed("fgsm", epsilon).mean() - cell.by_seed("pgd", epsilon).mean()
+    basis = tuple(Accuracy(cell.id, column(attack, epsilon)) for attack in ("fgsm", "pgd"))
+    return Fact(bool(10 <= gap <= 16), f"{signed(gap)} points", basis=basis)
 
 
-def _similar_classes(found: Gathered) -> list[Check]:
+def _similar_classes(measured: MeasuredStudy) -> list[Check]:
     """M16: errors under attack fall on the pairs confused without it, cat and dog among them."""
     checks = []
-    for task in found.on("CIFAR-10"):
+    for task in measured.on("CIFAR-10") if HIGH in measured.tested else ():
         for strategy, techniques in (("full_finetuning", ()), ("layer_freezing", ("pretraining",))):
-            name = found.named(strategy, *techniques).get(task)
-            if name is None or HIGH not in found.shown:
-                continue
-            clean = confusion.confusion(found.measured[name], NATURAL, 0.0)
-            attacked = confusion.confusion(found.measured[name], "pgd", HIGH)
-            cells = _cells([name], "pgd", HIGH)
-            correlation, p = confusion.same_pairs(clean, attacked)
-            text = f"correlation {correlation:.2f} (p: {repeats.p_words(p)})"
-            similar = Fact(p < ALPHA, text, cells=cells, undecided=correlation > 0)
-            pair, even = confusion.between(attacked, "cat", "dog"), confusion.evenly(attacked)
-            wrong = confusion.total(attacked)
-            high = wilson(pair * wrong, wrong)[1] if wrong else 1.0
-            text = f"{100 * pair:.1f} % of {wrong} errors, {100 * even:.1f} % if spread evenly"
-            cats = Fact(pair > even, text, cells=cells, undecided=high > even)
-            label = f"{found.evidence.label(name)}, ε = {epsilon_words(HIGH)}"
-            for words, fact in (
-                (f"{label}: new errors on the pairs of classes confused without attack", similar),
-                (f"{label}: cat and dog more often than other pairs", cats),
-            ):
-                checks.append(Check(words, lambda _, fact=fact: fact))
+            if cell := measured.named(strategy, *techniques).get(task):
+                label = f"{cell.task}: {cell.label}, ε = {epsilon_words(HIGH)}"
+                words = f"{label}: new errors on the pairs of classes confused without attack"
+                checks.append(Check(words, _same_pairs(cell)))
+                words = f"{label}: cat and dog more often than other pairs"
+                checks.append(Check(words, _cats_and_dogs(cell)))
     return checks
 
 
-def _budget(found: Gathered) -> list[Check]:
+def _same_pairs(cell: MeasuredCell) -> Fact:
+    attacked = confusion.confusion(cell, "pgd", HIGH)
+    correlation, p = confusion.same_pairs(confusion.confusion(cell), attacked)
+    text = f"correlation {correlation:.2f} (p: {repeats.p_words(p)})"
+    return Fact(p < ALPHA, text, basis=_under_pgd([cell], HIGH), undecided=correlation > 0)
+
+
+def _cats_and_dogs(cell: MeasuredCell) -> Fact:
+    attacked = confusion.confusion(cell, "pgd", HIGH)
+    pair, even = confusion.between(attacked, "cat", "dog"), confusion.evenly(attacked)
+    wrong = confusion.total(attacked)
+    high = wilson(pair * wrong, wrong)[1] if wrong else 1.0
+    text = f"{100 * pair:.1f} % of {wrong} errors, {100 * even:.1f} % if spread evenly"
+    return Fact(pair > even, text, basis=_under_pgd([cell], HIGH), undecided=high > even)
+
+
+def _budget(measured: MeasuredStudy) -> list[Check]:
     """M18: which epsilon would give the share of accuracy that the paper's tables print."""
-    table = forensics.needed_epsilons(found.rows, found.cells)
+    table = forensics.needed_epsilons(measured.cells)
     if table.empty:
         return []
     text = "; ".join(f"{name}: {row.iloc[-1]}" for name, row in table.iterrows())
     fact = Fact(None, f"ε · 255 for PGD: {text}")
-    return [Check("which ε keeps the share of accuracy that the paper prints", lambda _: fact)]
+    return [Check("which ε keeps the share of accuracy that the paper prints", fact)]

@@ -5,18 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from robust_transfer.data.registry import DATASETS
-from robust_transfer.evaluation.budgets import Budgets
 from robust_transfer.myakala2022 import repeats
-from robust_transfer.myakala2022.experiment import Cell
+from robust_transfer.myakala2022.measured import MeasuredCell
 
-DRAWS = 2000
+RELABELLINGS = 2000
 """Relabellings of the permutation test; its p-value is then known to about a hundredth."""
 
 
-def confusion(repeats: Sequence[Budgets], attack: str, epsilon: float) -> pd.DataFrame:
+def confusion(cell: MeasuredCell, attack: str = "natural", epsilon: float = 0.0) -> pd.DataFrame:
     """Images per true (rows) and predicted class (columns), added up over repeats."""
-    return sum(budgets.confusion(attack, epsilon) for budgets in repeats)
+    return sum(repeat.budgets.confusion(attack, epsilon) for repeat in cell.repeats)
 
 
 def total(counts: pd.DataFrame) -> int:
@@ -56,16 +54,14 @@ def same_pairs(clean: pd.DataFrame, attacked: pd.DataFrame) -> tuple[float, floa
         return float("nan"), 1.0
     rng = np.random.default_rng(0)  # the same relabellings in every build of the book
     observed = np.corrcoef(fixed, _pairs(counts))[0, 1]
-    orders = (rng.permutation(len(counts)) for _ in range(DRAWS))
+    orders = (rng.permutation(len(counts)) for _ in range(RELABELLINGS))
     drawn = [np.corrcoef(fixed, _pairs(counts[np.ix_(o, o)]))[0, 1] for o in orders]
     as_high = sum(value >= observed - 1e-12 for value in drawn)
-    return float(observed), (as_high + 1) / (DRAWS + 1)
+    return float(observed), (as_high + 1) / (RELABELLINGS + 1)
 
 
-def summary(
-    table: Sequence[Cell], measured: Sequence[Sequence[Budgets]], epsilon: float
-) -> pd.DataFrame:
-    """Where PGD's errors fall, a row per cell without independent labels.
+def summary(cells: Sequence[MeasuredCell], epsilon: float) -> pd.DataFrame:
+    """Where PGD's errors fall, a row per cell with more than two classes, one an image.
 
     Returns:
         For readers: share of the errors on the tenth of class pairs that have most (where errors
@@ -73,11 +69,10 @@ def summary(
         and for CIFAR-10 the share of cat and dog.
     """
     lines = {}
-    for cell, repeated in zip(table, measured, strict=True):
-        if repeated[0].labels.ndim > 1 or DATASETS[cell.dataset].classes < 3:
+    for cell in cells:
+        if cell.scored:
             continue
-        clean = confusion(repeated, "natural", 0.0)
-        attacked = confusion(repeated, "pgd", epsilon)
+        clean, attacked = confusion(cell), confusion(cell, "pgd", epsilon)
         correlation, p = same_pairs(clean, attacked)
         count = total(attacked)
         few = count < len(_pairs(attacked))  # then they lie on few pairs whatever they are

@@ -20,7 +20,7 @@ from robust_transfer.networks.registry import NETWORKS, has_batch_norm
 from robust_transfer.training.engine import Precision
 from robust_transfer.training.loop import TrainingConfig
 
-SCALES = ("paper", "laptop")
+STUDY_SCALES = ("paper", "laptop")
 """Studies of real images, from the paper's scale down."""
 
 STUDY_TABLE = "study.csv"
@@ -29,7 +29,7 @@ STUDY_TABLE = "study.csv"
 Strategy = Literal["full_finetuning", "layer_freezing", "feature_extraction"]
 Technique = Literal["pretraining", "batch_norm", "augmentation"]
 
-STRATEGIES: dict[Strategy, str] = {
+FINE_TUNINGS: dict[Strategy, str] = {
     "full_finetuning": "all",
     "layer_freezing": "stage3",
     "feature_extraction": "head",
@@ -41,17 +41,19 @@ TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
 
 NONE: frozenset[str] = frozenset()
 
+PLAIN = tuple((strategy, NONE) for strategy in FINE_TUNINGS)
+"""Every strategy without any technique."""
+
 DESIGNS: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {
-    "architecture": (("full_finetuning", NONE),),
-    "strategies": tuple((strategy, NONE) for strategy in STRATEGIES),
+    "architecture": PLAIN[:1],
+    "strategies": PLAIN,
     "tables": (
-        *((strategy, NONE) for strategy in STRATEGIES),
-        ("layer_freezing", frozenset({"pretraining"})),
-        ("layer_freezing", frozenset({"augmentation"})),
+        *PLAIN,
+        *(("layer_freezing", frozenset({t})) for t in ("pretraining", "augmentation")),
     ),
     "factorial": tuple(
         (strategy, frozenset(chosen))
-        for strategy in STRATEGIES
+        for strategy in FINE_TUNINGS
         for count in range(len(TECHNIQUES) + 1)
         for chosen in combinations(TECHNIQUES, count)
     ),
@@ -139,7 +141,7 @@ class Study(Config):
         },
         min_length=1,
     )
-    strategies: tuple[Strategy, ...] = Field(tuple(STRATEGIES), min_length=1)
+    strategies: tuple[Strategy, ...] = Field(tuple(FINE_TUNINGS), min_length=1)
     techniques: tuple[Technique, ...] = TECHNIQUES
     repeats: int = Field(3, ge=2)
     pretrained: bool = True
@@ -176,7 +178,7 @@ class Study(Config):
     @model_validator(mode="after")
     def _every_task_has_cells(self) -> Self:
         for task, design in self.tasks.items():
-            if not settings(self, task):
+            if not treatments(self, task):
                 has = ", ".join(dict.fromkeys(strategy for strategy, _ in DESIGNS[design]))
                 raise ValueError(
                     f"strategies = {', '.join(self.strategies)}: {task} would have no cell; its "
@@ -199,7 +201,7 @@ class Cell:
 
     Attributes:
         dataset, network: the task.
-        strategy: a key of ``STRATEGIES``.
+        strategy: a key of ``FINE_TUNINGS``.
         techniques: out of ``TECHNIQUES``.
         configs: the complete training of every repeat.
         budgets: what is measured on each.
@@ -228,6 +230,11 @@ class Cell:
         return " + ".join([words(self.strategy), *map(words, self.ordered)])
 
     @property
+    def scored(self) -> bool:
+        """Whether its networks give scores: of one of two classes, or of independent labels."""
+        return DATASETS[self.dataset].multi_label or DATASETS[self.dataset].classes == 2
+
+    @property
     def ordered(self) -> list[str]:
         """The techniques in their usual order."""
         return [technique for technique in TECHNIQUES if technique in self.techniques]
@@ -239,7 +246,7 @@ def words(name: str) -> str:
     return special.get(name, name.replace("_", " "))
 
 
-def settings(study: Study, task: str) -> list[tuple[str, frozenset[str]]]:
+def treatments(study: Study, task: str) -> list[tuple[str, frozenset[str]]]:
     """Strategies and techniques of a task. Frozen batch norm drops out where there is none."""
     possible = set(study.techniques)
     if not has_batch_norm(task.split("/")[1]):
@@ -253,14 +260,10 @@ def cells(study: Study) -> list[Cell]:
     table = []
     for task in study.tasks:
         dataset, network = task.split("/")
-        for strategy, techniques in settings(study, task):
-            configs = tuple(
-                _fine_tuning(study, dataset, network, strategy, techniques, seed)
-                for seed in range(study.repeats)
-            )
-            table.append(
-                Cell(dataset, network, strategy, techniques, configs, _budgets(study, dataset))
-            )
+        for strategy, techniques in treatments(study, task):
+            setting = (dataset, network, strategy, techniques)
+            configs = tuple(_fine_tuning(study, *setting, seed) for seed in range(study.repeats))
+            table.append(Cell(*setting, configs, _budgets(study, dataset)))
     return table
 
 
@@ -273,67 +276,56 @@ def source(study: Study, network: str, robust: bool) -> TrainingConfig:
         image_size=study.source_image_size,
         train_size=study.source_train_size,
         validation_size=study.source_validation_size,
-        attack=_attack(study) if robust else None,
-        halves="joint",
         epochs=study.source_epochs,
-        optimizer="adam",
         learning_rate=study.source_learning_rate,
-        weight_decay=0,
         schedule="one_cycle",
         batch_size=study.source_batch_size,
-        precision=study.precision,
         pretrained=study.pretrained,
         strategy="all" if study.pretrained else None,
+        **_shared(study, robust),
     )
 
 
 def _fine_tuning(
-    study: Study,
-    dataset: str,
-    network: str,
-    strategy: str,
-    techniques: frozenset[str],
-    seed: int,
+    study: Study, dataset: str, network: str, strategy: str, techniques: frozenset[str], seed: int
 ) -> TrainingConfig:
     target = study.targets[dataset]
     robust = "pretraining" in techniques
     published = study.pretrained and not robust  # the source is a download
     return TrainingConfig(
-        name="-".join(
-            [dataset, network, strategy, *(t for t in TECHNIQUES if t in techniques)],
-        ),
+        name="-".join([dataset, network, strategy, *(t for t in TECHNIQUES if t in techniques)]),
         network=network,
         dataset=dataset,
         image_size=target.image_size,
         train_size=target.train_size,
         validation_size=target.validation_size,
-        attack=_attack(study) if "augmentation" in techniques else None,
-        halves="joint",
         epochs=target.epochs,
-        optimizer="adam",
         learning_rate=study.learning_rate,
-        weight_decay=0,
         decay_epochs=(),
         batch_size=study.batch_size,
-        precision=study.precision,
         seed=seed,
         source=None if published else source(study, network, robust),
         pretrained=published,
-        strategy=STRATEGIES[strategy],
+        strategy=FINE_TUNINGS[strategy],
         frozen_batch_norm="freeze_all" if "batch_norm" in techniques else "adapt",
+        **_shared(study, "augmentation" in techniques),
     )
 
 
-def _attack(study: Study) -> PGD:
-    return PGD(
+def _shared(study: Study, adversarial: bool) -> dict[str, object]:
+    """What all trainings of a study have in common; adversarial ones have an attack."""
+    attack = PGD(
         threat_model=ThreatModel(epsilon=study.training_epsilon),
         steps=study.training_steps,
         step_size=study.training_step_ratio * study.training_epsilon,
     )
+    fields = {"attack": attack if adversarial else None, "halves": "joint"}
+    return fields | {"optimizer": "adam", "weight_decay": 0, "precision": study.precision}
 
 
 def _budgets(study: Study, dataset: str) -> BudgetConfig:
     target = study.targets[dataset]
+    attacked = 0 if DATASETS[dataset].multi_label else min(study.deepfool_images, target.test_size)
     return BudgetConfig(
         dataset=dataset,
         image_size=target.image_size,
@@ -341,28 +333,13 @@ def _budgets(study: Study, dataset: str) -> BudgetConfig:
         epsilons=study.epsilons,
         steps=study.steps,
         step_ratio=study.step_ratio,
-        deepfool_images=0
-        if DATASETS[dataset].multi_label
-        else min(study.deepfool_images, target.test_size),
+        deepfool_images=attacked,
     )
-
-
-def select(table: list[Cell], ids: list[str]) -> list[Cell]:
-    """The cells with these ids, in the order of the table; all of them for an empty list.
-
-    Raises:
-        ValueError: an unknown id, or something else than a list.
-    """
-    if not isinstance(ids, list):
-        raise ValueError(f"cells = {ids!r}: allowed is a list")
-    for wanted in ids:
-        one_of("cells", wanted, [cell.id for cell in table])
-    return [cell for cell in table if not ids or cell.id in ids]
 
 
 def published_study() -> Path:
     """The study that the published book shows: of the largest scale that is whole."""
-    whole = (n for n in SCALES if (paths.PUBLISHED / f"study-{n}" / STUDY_TABLE).exists())
+    whole = (n for n in STUDY_SCALES if (paths.PUBLISHED / f"study-{n}" / STUDY_TABLE).exists())
     return paths.STUDIES / f"{next(whole)}.yaml"
 
 

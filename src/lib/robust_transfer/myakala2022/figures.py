@@ -1,7 +1,6 @@
 """Paper B's figures beside ours, and the figures that the paper does not have."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -9,89 +8,78 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from robust_transfer.myakala2022 import repeats
-from robust_transfer.myakala2022.experiment import STRATEGIES, Cell, words
-from robust_transfer.myakala2022.printed import COUNTERPARTS, accuracies, of
-from robust_transfer.presentation.figures import subplots
+from robust_transfer.myakala2022 import printed
+from robust_transfer.myakala2022.experiment import FINE_TUNINGS, words
+from robust_transfer.myakala2022.measured import MeasuredCell
+from robust_transfer.presentation.figures import shared_legend, small_multiples, subplots
 from robust_transfer.presentation.tables import epsilon_words
 
-COLOURS = dict(zip(STRATEGIES, sns.color_palette("colorblind"), strict=False))
+STRATEGY_COLOURS = dict(zip(FINE_TUNINGS, sns.color_palette("colorblind"), strict=False))
 """One colour-blind safe colour per strategy."""
-HATCHES = dict(zip(STRATEGIES, ("", "//", ".."), strict=True))
+HATCHES = dict(zip(FINE_TUNINGS, ("", "//", ".."), strict=True))
 MARKERS = {"": "o", "pretraining": "s", "augmentation": "^"}
 """One marker per technique of the paper's Table II."""
+DASHES = {"": "-", "pretraining": "--", "augmentation": ":"}
 
 
-def figure_1(rows: pd.DataFrame, table: Sequence[Cell], shown: Sequence[float]) -> Figure:
+def figure_1(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> Figure:
     """PGD accuracy per data set and strategy: the paper's, and ours at some epsilons.
 
     Error bars are standard deviations over repeats; the paper prints none.
     """
-    plain = [cell for cell in table if not cell.techniques]
-    tasks = [task for task, group in _by_task(plain).items() if len(group) > 1]
+    groups = _by_task([cell for cell in cells if not cell.techniques])
+    tasks = {task: group for task, group in groups.items() if len(group) > 1}
     figure, axes = subplots(1, 1 + len(shown), (3.4 * (1 + len(shown)), 3.2), sharey=True)
-    paper = accuracies()["pgd"].xs("", level="techniques")
-    names = list(dict.fromkeys(paper.index.get_level_values("dataset")))
-    heights = {s: [paper[name, s] for name in names] for s in STRATEGIES}
-    _bars(axes[0, 0], names, heights, {})
+    paper = printed.tables()["pgd"].xs("", level="techniques").unstack("strategy", sort=False)
+    _bars(axes[0, 0], paper, pd.DataFrame())
     axes[0, 0].set_title("paper, ε unstated", fontsize=9)
     for axis, epsilon in zip(axes[0, 1:], shown, strict=True):
-        values = dict.fromkeys(product(tasks, STRATEGIES), pd.Series(dtype=float)) | {
-            (cell.task, cell.strategy): repeats.accuracies(rows, cell.id, "pgd", epsilon)
-            for cell in plain
-        }
-        heights = {s: [values[task, s].mean() for task in tasks] for s in STRATEGIES}
-        spread = {s: [values[task, s].std(ddof=1) for task in tasks] for s in STRATEGIES}
-        _bars(axis, [task.replace("/", "\n") for task in tasks], heights, spread)
+        heights, spread = (
+            pd.DataFrame(
+                {
+                    t: {c.strategy: c.by_seed("pgd", epsilon).agg(of) for c in tasks[t]}
+                    for t in tasks
+                }
+            ).T.rename(index=lambda task: task.replace("/", "\n"))
+            for of in ("mean", "std")
+        )
+        _bars(axis, heights, spread)
         axis.set_title(f"ours, ε = {epsilon_words(epsilon)}", fontsize=9)
     axes[0, 0].set_ylabel("PGD accuracy (%)")
     axes[0, -1].legend(fontsize=8)
     return figure
 
 
-def _bars(
-    axis: Axes,
-    names: Sequence[str],
-    heights: Mapping[str, Sequence[float]],
-    spread: Mapping[str, Sequence[float]],
-) -> None:
-    places = np.arange(len(names))
-    for index, (strategy, values) in enumerate(heights.items()):
+def _bars(axis: Axes, heights: pd.DataFrame, spread: pd.DataFrame) -> None:
+    """Bars side by side, a group per row and a bar per strategy."""
+    places = np.arange(len(heights))
+    for index, strategy in enumerate(FINE_TUNINGS):
         axis.bar(
-            places + 0.27 * (index - 1), values, 0.25, yerr=spread.get(strategy), capsize=2,
-            color=COLOURS[strategy], hatch=HATCHES[strategy], edgecolor="white",
-            label=words(strategy),
+            places + 0.27 * (index - 1), heights.get(strategy, np.nan), 0.25,
+            yerr=spread.get(strategy), capsize=2, color=STRATEGY_COLOURS[strategy],
+            hatch=HATCHES[strategy], edgecolor="white", label=words(strategy),
         )  # fmt: skip
-    axis.set_xticks(places, names, fontsize=8)
+    axis.set_xticks(places, heights.index, fontsize=8)
     axis.set_ylim(0, 100)
 
 
-def figure_2(rows: pd.DataFrame, table: Sequence[Cell], epsilon: float) -> Figure:
+def figure_2(cells: Sequence[MeasuredCell], epsilon: float) -> Figure:
     """Standard against PGD accuracy of the cells of Tables I and II, ours and the paper's.
 
     A hollow marker is the paper's, a full one ours. The paper gives no standard accuracy of
     networks with augmentation; that of pre-trained ones follows from its text on CIFAR-10 alone.
     """
-    tasks = _by_task(table)
-    several = {task: group for task, group in tasks.items() if len(group) > 1}
-    groups = {
-        task: [cell for cell in group if "+".join(cell.ordered) in MARKERS]
-        for task, group in (several or tasks).items()
-    }
+    several = {task for task, group in _by_task(cells).items() if len(group) > 1}
+    groups = _by_task([c for c in cells if c.task in several or not several])
     figure, axes = subplots(1, len(groups), (3.6 * len(groups), 3.5), sharex=True, sharey=True)
     for axis, (task, group) in zip(axes[0], groups.items(), strict=True):
-        for cell in group:
-            technique = "+".join(cell.ordered)
-            style = {"marker": MARKERS[technique], "s": 42, "edgecolor": COLOURS[cell.strategy]}
-            natural = repeats.accuracies(rows, cell.id, "natural", 0.0).mean()
-            attacked = repeats.accuracies(rows, cell.id, "pgd", epsilon).mean()
-            if cell.strategy == "layer_freezing" or not technique:
-                axis.scatter(
-                    natural, attacked, color=COLOURS[cell.strategy], label=cell.label, **style
-                )
-                paper = of(cell)
-                axis.scatter(paper["standard"], paper["pgd"], facecolor="none", **style)
-        counterpart = COUNTERPARTS.get(task.split("/")[0])
+        for cell in filter(_in_the_papers_tables, group):
+            colour, marker = STRATEGY_COLOURS[cell.strategy], MARKERS["+".join(cell.ordered)]
+            style = {"marker": marker, "s": 42, "edgecolor": colour}
+            ours = cell.by_seed().mean(), cell.by_seed("pgd", epsilon).mean()
+            axis.scatter(*ours, color=colour, label=cell.label, **style)
+            axis.scatter(*printed.of(cell)[["standard", "pgd"]], facecolor="none", **style)
+        counterpart = printed.COUNTERPARTS.get(task.split("/")[0])
         note = f"\nhollow: the paper's {counterpart}" if counterpart else ""
         axis.set_title(task + note, fontsize=8)
         axis.set(xlabel="standard accuracy (%)", xlim=(0, 100), ylim=(-3, 100))
@@ -100,64 +88,57 @@ def figure_2(rows: pd.DataFrame, table: Sequence[Cell], epsilon: float) -> Figur
     return figure
 
 
-def budget_curves(rows: pd.DataFrame, table: Sequence[Cell], attack: str) -> Figure:
+def _in_the_papers_tables(cell: MeasuredCell) -> bool:
+    """Whether a cell has the strategy and techniques of one of Tables I and II."""
+    technique = "+".join(cell.ordered)
+    return technique in MARKERS and (cell.strategy == "layer_freezing" or not technique)
+
+
+def budget_curves(cells: Sequence[MeasuredCell], attack: str) -> Figure:
     """Accuracy against epsilon, a panel per task; shaded: one standard deviation over repeats.
 
     Panels have scales of their own: two classes begin where a hundred never come.
     """
-    groups = _by_task([c for c in table if "+".join(c.ordered) in MARKERS])
+    groups = _by_task([cell for cell in cells if _in_the_papers_tables(cell)])
+    labels = ("ε in 255ths", f"{attack.upper()} accuracy (%)")
     columns = min(2, len(groups))
-    lines = -(-len(groups) // columns)
-    figure, axes = subplots(lines, columns, (4.6 * columns, 2.7 * lines), sharex=True)
-    for axis in axes.flat[len(groups) :]:
-        axis.set_axis_off()
-    for axis, (task, group) in zip(axes.flat, groups.items(), strict=False):
+    figure, axes = small_multiples(len(groups), columns, (4.6, 2.7), labels, sharex=True)
+    for axis, (task, group) in zip(axes, groups.items(), strict=True):
         for cell in group:
-            technique = "+".join(cell.ordered)
-            if technique and cell.strategy != "layer_freezing":
-                continue
-            chosen = rows[(rows["cell"] == cell.id) & rows["attack"].isin(["natural", attack])]
-            grouped = 100 * chosen.groupby("epsilon")["accuracy"].agg(["mean", "std"])
-            sizes = 255 * grouped.index.to_numpy()
-            style = {"color": COLOURS[cell.strategy]}
-            dashes = "-" if not technique else "--" if technique == "pretraining" else ":"
-            axis.plot(sizes, grouped["mean"], dashes, marker=MARKERS[technique], ms=4,
-                      label=cell.label, **style)  # fmt: skip
-            ends = grouped["mean"] - grouped["std"], grouped["mean"] + grouped["std"]
-            axis.fill_between(sizes, *ends, alpha=0.15, linewidth=0, **style)
+            table, technique = cell.by_budget(attack), "+".join(cell.ordered)
+            sizes, mean, sd = 255 * table.index, table.mean(axis=1), table.std(axis=1)
+            colour = STRATEGY_COLOURS[cell.strategy]
+            style = {"linestyle": DASHES[technique], "marker": MARKERS[technique], "ms": 4}
+            axis.plot(sizes, mean, color=colour, label=cell.label, **style)
+            axis.fill_between(sizes, mean - sd, mean + sd, alpha=0.15, linewidth=0, color=colour)
         axis.set_title(task, fontsize=9)
         axis.set_ylim(bottom=0)
-    for axis in axes[:, 0]:
-        axis.set_ylabel(f"{attack.upper()} accuracy (%)")
-    for axis in axes[-1]:
-        axis.set_xlabel("ε in 255ths")
-    handles = max((axis.get_legend_handles_labels() for axis in axes.flat), key=lambda h: len(h[0]))
-    figure.legend(*handles, loc="outside upper center", ncols=3, fontsize=8)
+    shared_legend(figure, "upper center", 3)
     return figure
 
 
-def effects(gains: pd.DataFrame) -> Figure:
+def gains(effects: pd.DataFrame) -> Figure:
     """What techniques add, per strategy, with intervals over seeds.
 
     Args:
-        gains: of ``tables.effects``.
+        effects: of ``tables.effects``.
     """
-    techniques = list(dict.fromkeys(gains["technique"]))
+    techniques = list(dict.fromkeys(effects["technique"]))
     rows = max(1, len(techniques))  # a study may have none
     figure, ((axis,),) = subplots(1, 1, (7, 0.9 * rows + 1))
     axis.axvline(0, color="0.7", linewidth=1)
     shifts = np.linspace(-0.27, 0.27, 4)
-    for strategy, marker, shift in zip((*STRATEGIES, "all"), "osD^", shifts, strict=True):
-        part = gains[gains["strategy"] == words(strategy)]
+    for strategy, marker, shift in zip((*FINE_TUNINGS, "all"), "osD^", shifts, strict=True):
+        part = effects[effects["strategy"] == words(strategy)]
         heights = [techniques.index(name) + shift for name in part["technique"]]
         ends = (part["gain"] - part["low"], part["high"] - part["gain"])
         axis.errorbar(
             part["gain"], heights, xerr=ends, fmt=marker, capsize=2, ms=5,
-            color=COLOURS.get(strategy, "0.2"), label=words(strategy),
+            color=STRATEGY_COLOURS.get(strategy, "0.2"), label=words(strategy),
         )  # fmt: skip
     axis.set_yticks(range(len(techniques)), techniques)
     axis.set(xlabel="gain in percentage points", ylim=(rows - 0.5, -0.5))
-    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
+    shared_legend(figure, "upper center", 4)
     return figure
 
 
@@ -188,13 +169,12 @@ def flows(parts: Mapping[str, pd.DataFrame]) -> Figure:
             axis.plot(table.index, table[column], marker=marker, label=task)
         axis.set_title(title, fontsize=9)
         axis.set_yscale("log")
-    handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=len(parts), fontsize=8)
+    shared_legend(figure, "upper center", len(parts))
     return figure
 
 
-def _by_task(table: Sequence[Cell]) -> dict[str, list[Cell]]:
-    groups: dict[str, list[Cell]] = {}
-    for cell in table:
+def _by_task(cells: Sequence[MeasuredCell]) -> dict[str, list[MeasuredCell]]:
+    groups: dict[str, list[MeasuredCell]] = {}
+    for cell in cells:
         groups.setdefault(cell.task, []).append(cell)
     return groups

@@ -7,15 +7,16 @@ import pandas as pd
 
 from robust_transfer.evaluation.budgets import Budgets
 from robust_transfer.myakala2022 import printed, repeats
-from robust_transfer.myakala2022.experiment import Cell, words
+from robust_transfer.myakala2022.experiment import words
+from robust_transfer.myakala2022.measured import MeasuredCell
 
 MISTAKES = {
-    "as stated": lambda epsilon: epsilon,
-    "added on the [−1, 1] scale": lambda epsilon: epsilon / 2,
-    "added after ImageNet normalisation": lambda epsilon: 0.225 * epsilon,
-    "added on the [0, 255] scale": lambda epsilon: epsilon / 255,
+    "as stated": 1,
+    "added on the [−1, 1] scale": 1 / 2,
+    "added after ImageNet normalisation": 0.225,
+    "added on the [0, 255] scale": 1 / 255,
 }
-"""How a stated epsilon may have been misapplied, with the l∞ radius on [0, 1] that results.
+"""How a stated epsilon may have been misapplied, with the share of it on [0, 1] that results.
 
 0.225 is the smallest of ImageNet's channel deviations.
 """
@@ -24,7 +25,7 @@ FEW = 10
 """Images of which a median says something, at least."""
 
 
-def deepfool(table: Sequence[Cell], measured: Sequence[Sequence[Budgets]]) -> pd.DataFrame:
+def smallest_steps(cells: Sequence[MeasuredCell]) -> pd.DataFrame:
     """Median size of the smallest perturbations that DeepFool found.
 
     Over all repeats and the attacked images that were classified correctly; the l∞ size is in
@@ -32,20 +33,20 @@ def deepfool(table: Sequence[Cell], measured: Sequence[Sequence[Budgets]]) -> pd
     ``FEW`` images no median is shown.
     """
     lines = {}
-    for cell, repeated in zip(table, measured, strict=True):
-        if not repeated[0].deepfool:
-            continue
-        right = {norm: _way_out(repeated, norm) for norm in ("l2", "linf")}
-        line = lines[f"{cell.task}, {cell.label}"] = {"images": len(right["l2"])}
-        if len(right["l2"]) >= FEW:
-            line["median l2"] = f"{np.median(right['l2']):.3f}"
-            line["median l∞ (1/255)"] = f"{255 * np.median(right['linf']):.2f}"
+    for cell in cells:
+        if cell.repeats[0].budgets.deepfool:
+            sizes, largest = _way_out(cell, "l2"), _way_out(cell, "linf")
+            line = lines[f"{cell.task}, {cell.label}"] = {"images": len(sizes)}
+            if len(sizes) >= FEW:
+                line["median l2"] = f"{np.median(sizes):.3f}"
+                line["median l∞ (1/255)"] = f"{255 * np.median(largest):.2f}"
     return pd.DataFrame.from_dict(lines, "index").fillna("")
 
 
-def _way_out(repeats: Sequence[Budgets], norm: str) -> np.ndarray:
+def _way_out(cell: MeasuredCell, norm: str) -> np.ndarray:
     """Sizes that DeepFool found for images that were answered correctly, over all repeats."""
-    sizes = np.concatenate([b.deepfool[norm] for b in repeats if b.deepfool] or [[]])
+    found = [r.budgets.deepfool[norm] for r in cell.repeats if r.budgets.deepfool]
+    sizes = np.concatenate(found or [[]])
     return sizes[sizes > 0]
 
 
@@ -57,7 +58,7 @@ def majority(budgets: Budgets) -> float:
     return 100 * float(np.bincount(labels).max() / len(labels))
 
 
-def needed_epsilons(rows: pd.DataFrame, table: Sequence[Cell]) -> pd.DataFrame:
+def needed_epsilons(cells: Sequence[MeasuredCell]) -> pd.DataFrame:
     """At which epsilon our networks would keep the share of accuracy that the paper's keep.
 
     The paper's accuracy under an attack is taken relative to its standard accuracy, ours likewise,
@@ -65,16 +66,16 @@ def needed_epsilons(rows: pd.DataFrame, table: Sequence[Cell]) -> pd.DataFrame:
     epsilon nothing is known but that it would be below.
     """
     lines = {}
-    for cell in table:
+    for cell in cells:
         paper = printed.of(cell)
         if paper[["standard", "fgsm", "pgd"]].isna().any():
             continue
         line = {}
         for attack in ("fgsm", "pgd"):
-            kept = paper[attack] / paper["standard"]
-            curve = repeats.curve(rows, cell.id, attack)
-            line[f"{attack.upper()} keeps in the paper"] = f"{100 * kept:.0f} %"
-            size = repeats.reached(curve / curve.iloc[0], kept)
+            share = paper[attack] / paper["standard"]
+            curve = cell.by_budget(attack).mean(axis=1)
+            line[f"{attack.upper()} keeps in the paper"] = f"{100 * share:.0f} %"
+            size = repeats.reached(curve / curve.iloc[0], share)
             line[f"ours does at ε · 255 ({attack.upper()})"] = _size(size, curve.index[1])
         lines[f"{cell.task}, {words(cell.strategy)}"] = line
     return pd.DataFrame.from_dict(lines, "index")
@@ -87,27 +88,24 @@ def _size(epsilon: float, smallest: float) -> str:
     return f"below {255 * smallest:.2f}" if epsilon < smallest else f"{255 * epsilon:.2f}"
 
 
-def mistakes(
-    rows: pd.DataFrame, cell: Cell, measured: Sequence[Budgets], nominal: Sequence[float]
-) -> pd.DataFrame:
+def mistakes(cell: MeasuredCell, nominal: Sequence[float]) -> pd.DataFrame:
     """Share of natural accuracy, in percent, that a cell keeps under PGD if epsilon is misapplied.
 
     Args:
-        rows: of ``repeats.tidy``.
-        cell: whose curve is read off, linearly between measured epsilons.
-        measured: its repeats. Where DeepFool was run, they tell of how many right images it
-            found no way out within an l2 radius; a stronger attack would leave fewer.
+        cell: whose curve is read off, linearly between measured epsilons. Where DeepFool was run,
+            its repeats tell of how many right images it found no way out within an l2 radius; a
+            stronger attack would leave fewer.
         nominal: stated epsilons.
     """
-    curve = repeats.curve(rows, cell.id, "pgd")
-    sizes, kept = curve.index.to_numpy(), (curve / curve.iloc[0]).to_numpy()
-    way_out, table = _way_out(measured, "l2"), {}
+    curve = cell.by_budget("pgd").mean(axis=1)
+    sizes, shares = curve.index.to_numpy(), (curve / curve.iloc[0]).to_numpy()
+    way_out, table = _way_out(cell, "l2"), {}
     for epsilon in nominal:
         column = table[f"ε = {epsilon:g}"] = {
-            name: 100 * float(np.interp(actual(epsilon), sizes, kept))
-            for name, actual in MISTAKES.items()
+            name: 100 * float(np.interp(share * epsilon, sizes, shares))
+            for name, share in MISTAKES.items()
         }
         if len(way_out):
-            words = f"taken as an l2 radius (DeepFool, {len(way_out)} images)"
-            column[words] = 100 * float((way_out > epsilon).mean())
+            radius = f"taken as an l2 radius (DeepFool, {len(way_out)} images)"
+            column[radius] = 100 * float((way_out > epsilon).mean())
     return pd.DataFrame(table)

@@ -26,7 +26,7 @@ TABLE_2 = {
 """Columns of Table II with their techniques; all of them freeze layers."""
 
 
-def accuracies() -> pd.DataFrame:
+def tables() -> pd.DataFrame:
     """All accuracies that the paper prints, in percent.
 
     Returns:
@@ -50,7 +50,7 @@ def of(cell: Cell) -> pd.Series:
     """
     dataset = COUNTERPARTS.get(cell.dataset)
     key = dataset, cell.strategy, "+".join(cell.ordered)
-    table = accuracies()
+    table = tables()
     if key in table.index and PAPER_NETWORKS[dataset] in cell.network:
         return table.loc[key]
     return pd.Series(np.nan, table.columns)

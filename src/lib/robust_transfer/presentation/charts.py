@@ -60,21 +60,19 @@ def accuracy_curves(
         runs: network label → name of its record.
         alt_text: what the figure shows.
     """
-    points = []
-    for label in curves:
-        for strength, accuracy in curves[label].items():
-            low, high = wilson(accuracy * n, n)
-            points.append(
-                {
-                    "network": plain(label),
-                    "strength": strength,
-                    "accuracy": 100 * accuracy,
-                    "shown": f"{percent(accuracy)} %",
-                    "interval": f"{percent(low)} to {percent(high)} %, n = {n:,}",
-                    "record": runs[label],
-                }
-            )
-    names = [plain(label) for label in curves]
+    points = [
+        {
+            "network": spaced(label),
+            "strength": strength,
+            "accuracy": 100 * accuracy,
+            "shown": f"{percent(accuracy)} %",
+            "interval": interval(*wilson(accuracy * n, n), n),
+            "record": runs[label],
+        }
+        for label in curves
+        for strength, accuracy in curves[label].items()
+    ]
+    names = [spaced(label) for label in curves]
     colours = sns.color_palette("colorblind", len(names)).as_hex()
     chosen = alt.selection_point("chosen", fields=["network"], bind="legend")
     scale = alt.Scale(domain=names, range=list(colours))
@@ -93,14 +91,19 @@ def accuracy_curves(
         )
         .add_params(chosen)
     )
-    return Interactive(_styled(chart), figures.accuracy_curves(curves, xlabel), alt_text)
+    return Interactive(styled(chart), figures.accuracy_curves(curves, xlabel), alt_text)
 
 
-def plain(label: str) -> str:
+def spaced(label: str) -> str:
     """A network's label without subscripts, for instance ``R pgd→nat 18``."""
     return re.sub(r"<sub>(.*?)</sub>", r" \1", label)
 
 
-def _styled(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
+def interval(low: float, high: float, n: int) -> str:
+    """The interval of an accuracy in [0, 1], and of how many images it speaks."""
+    return f"{percent(low)} to {percent(high)} %, n = {n:,}"
+
+
+def styled(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
     """On white in either theme, as static figures are, and in letters that can be read."""
     return chart.configure(background="white").configure_axis(labelFontSize=11, titleFontSize=12)

@@ -1,4 +1,4 @@
-"""The figures of paper A and of the book; every function returns a Matplotlib Figure."""
+"""The figures of the book that are about no paper; every function returns a Matplotlib Figure."""
 
 import re
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -17,6 +18,9 @@ COLOURS = dict(
 )
 """One colour-blind safe colour per defence, the same in every figure."""
 RED = "#d62728"
+LIKELY = 0.1
+"""A class is drawn if a network gives it this probability anywhere along the attack."""
+STYLES = ("-", "--", ":", "-.")
 
 
 def mathtext(label: str) -> str:
@@ -51,7 +55,7 @@ def forest(gaps: pd.DataFrame) -> Figure:
         )  # fmt: skip
     axis.set_yticks(rows, [f"{r.id}  {mathtext(r.statement)}" for r in gaps.itertuples()], size=8)
     axis.set(xlabel="difference (percentage points)", ylim=(len(gaps) - 0.4, -0.6))
-    figure.legend(loc="outside upper right", ncols=4, fontsize=8)
+    shared_legend(figure, "upper right", 4)
     return figure
 
 
@@ -62,11 +66,9 @@ def training_curves(histories: dict[str, pd.DataFrame], columns: int = 4) -> Fig
         histories: label → history of a record; natural accuracy solid, adversarial dashed.
         columns: panels in a row.
     """
-    rows = -(-len(histories) // columns)
-    figure, axes = subplots(rows, columns, (2.6 * columns, 1.9 * rows), sharey=True)
-    for axis in axes.flat[len(histories) :]:
-        axis.set_axis_off()
-    for axis, (label, history) in zip(axes.flat, histories.items(), strict=False):
+    panel, labels = (2.6, 1.9), ("epoch", "accuracy (%)")
+    figure, axes = small_multiples(len(histories), columns, panel, labels, sharey=True)
+    for axis, (label, history) in zip(axes, histories.items(), strict=True):
         epochs = history["epoch"] + 1
         axis.plot(epochs, 100 * history["natural"], color=COLOURS["nat"], label="natural")
         if history["adversarial"].notna().any():
@@ -74,12 +76,7 @@ def training_curves(histories: dict[str, pd.DataFrame], columns: int = 4) -> Fig
             axis.plot(epochs, adversarial, "--", color=COLOURS["pgd"], label="training attack")
         axis.set_title(mathtext(label), fontsize=9)
         axis.set_ylim(0, 100)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("accuracy (%)")
-    for axis in axes[-1]:
-        axis.set_xlabel("epoch")
-    handles = max((axis.get_legend_handles_labels() for axis in axes.flat), key=lambda h: len(h[0]))
-    figure.legend(*handles, loc="outside upper right", ncols=2, fontsize=8)
+    shared_legend(figure, "upper right", 2)
     return figure
 
 
@@ -132,9 +129,36 @@ def subplots(rows: int, columns: int, size: tuple[float, float], **shared) -> tu
     return figure, axes
 
 
-LIKELY = 0.1
-"""A class is drawn if a network gives it this probability anywhere along the attack."""
-STYLES = ("-", "--", ":", "-.")
+def small_multiples(
+    count: int, columns: int, panel: tuple[float, float], labels: tuple[str, str], **shared
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure of panels in rows, labels on its left and lower edge; returns the panels too.
+
+    Args:
+        count: number of panels.
+        columns: of them in a row.
+        panel: width and height of one.
+        labels: of the x and the y axis.
+        shared: see ``subplots``.
+    """
+    rows = -(-count // columns)
+    size = (panel[0] * columns, panel[1] * rows)
+    figure, axes = subplots(rows, columns, size, **shared)
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    for axis in axes[:, 0]:
+        axis.set_ylabel(labels[1])
+    for axis in axes[-1]:
+        axis.set_xlabel(labels[0])
+    return figure, list(axes.flat[:count])
+
+
+def shared_legend(figure: Figure, place: str, columns: int) -> None:
+    """Draw one legend beside all panels, of the panel that has most to tell."""
+    handles = max(
+        (axis.get_legend_handles_labels() for axis in figure.axes), key=lambda h: len(h[0])
+    )
+    figure.legend(*handles, loc=f"outside {place}", ncols=columns, fontsize=8)
 
 
 def beliefs(
@@ -159,8 +183,7 @@ def beliefs(
         axis.plot(table.index, table[truth], color="black", lw=2.5, label=f"{names[truth]} (truth)")
         axis.set(title=mathtext(label), xlabel=xlabel, ylim=(-0.02, 1.02))
     axes[0, 0].set_ylabel("probability")
-    handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=5, fontsize=8)
+    shared_legend(figure, "lower center", 5)
     return figure
 
 

@@ -76,26 +76,24 @@ class Records:
         )
 
 
-def gather(networks: list, evaluations: list, theirs, scale: str) -> Records:
+def collect(runs: list, theirs, scale: str) -> Records:
     """Collect the records of evaluated networks.
 
     Args:
-        networks: the table's networks.
-        evaluations: their ``Evaluation``, all on the same images.
+        runs: networks with what came of them; the evaluated ones, all on the same images, are
+            the table's rows.
         theirs: the paper's table, as made by ``tables.paper``.
         scale: one sentence on what was run.
     """
-    columns = list(evaluations[0].outcomes)
-    content = {"columns": columns, "n": evaluations[0].content["n"], "scale": scale}
+    evaluated = {run.network.id: run.evaluation.content for run in runs if run.evaluation}
+    first = next(iter(evaluated.values()))
+    content = {"columns": list(first["outcomes"]), "n": first["n"], "scale": scale}
     content["networks"] = {
-        network.id: {
-            column: {
-                "outcomes": evaluation.content["outcomes"][column],
-                "paper": round(100 * float(theirs.loc[network.id, column]), 1),
-            }
-            for column in columns
+        name: {
+            column: {"outcomes": packed, "paper": round(100 * float(theirs.loc[name, column]), 1)}
+            for column, packed in evaluation["outcomes"].items()
         }
-        for network, evaluation in zip(networks, evaluations, strict=True)
+        for name, evaluation in evaluated.items()
     }
     return Records(content)
 
@@ -195,6 +193,10 @@ class _Printed:
         pass
 
 
+_LAST = "_last_"
+"""Name of a cell's last expression while it runs."""
+
+
 def run(source: str, names: dict) -> str:
     """Run a cell: what it prints, then what its last line is, as HTML; or what went wrong, where.
 
@@ -216,9 +218,6 @@ def run(source: str, names: dict) -> str:
     finally:
         sys.stdout = before
     return (f"<pre>{html.escape(printed.text)}</pre>" if printed.text else "") + shown
-
-
-_LAST = "_last_"
 
 
 def _keeping_the_last(source: str) -> str:

@@ -2,11 +2,13 @@
 
 import base64
 import re
+from collections.abc import Collection
 
 import pandas as pd
 from IPython.display import HTML
 
 from robust_transfer.attacks import PGD
+from robust_transfer.records.store import Record
 
 LONG = 24
 """Letters, without markup, up to which a row's label stays on one line."""
@@ -23,6 +25,25 @@ def describe_attack(attack: PGD | None) -> str:
 def percent(share: float | None) -> str:
     """Write a share of [0, 1] in percent with one decimal, and nothing for None."""
     return "" if share is None else f"{100 * share:.1f}"
+
+
+def percent_interval(share: float, low: float, high: float) -> str:
+    """Write an accuracy of [0, 1] and its interval in percent, which no line break divides."""
+    return f"{percent(share)} [{percent(low)},\N{NO-BREAK SPACE}{percent(high)}]"
+
+
+def network_minutes(records: Collection[Record], digits: int, measuring: float = 0.0) -> str:
+    """How many networks took how long on which devices, for a sentence.
+
+    Args:
+        records: of the networks.
+        digits: of the minutes.
+        measuring: seconds on top of those of the trainings.
+    """
+    seconds = sum(record.seconds for record in records) + measuring
+    devices = sorted({record.provenance["device"] for record in records})
+    minutes = f"{seconds / 60:.{digits}f} network-minutes"
+    return f"{len(records)} networks in {minutes} on {'; '.join(devices)}"
 
 
 def show(table: pd.DataFrame, name: str = "table", data: pd.DataFrame | None = None) -> HTML:
