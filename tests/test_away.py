@@ -54,6 +54,7 @@ def finished(folder):
     return sorted(json.loads(p.read_text())["hash"] for p in folder.glob("*/record.json"))
 
 
+@pytest.mark.slow
 def test_a_run_comes_home_and_is_filed(there, borrowed, capfd):
     assert there("run", "first") == 0
     assert "everything is done: 5 networks are finished" in capfd.readouterr().out
@@ -85,6 +86,7 @@ def test_a_missing_list_of_what_came_home_is_named_before_anything_runs(there, b
     assert not (borrowed / "never").exists()
 
 
+@pytest.mark.slow
 def test_outcomes_that_are_not_the_networks_are_refused(there, borrowed):
     there("run", "first")
     shutil.copytree(borrowed / "first", borrowed / "altered")
@@ -172,6 +174,7 @@ def test_a_borrowed_machine_needs_no_notebooks(tmp_path):
     assert "torch" in loaded and not loaded & {"papermill", "nbformat", "IPython", "jupyter_book"}
 
 
+@pytest.mark.slow
 def test_the_clock_stops_a_run_which_then_goes_on(borrowed, tmp_path):
     """For real: a process with a worker, ended in the midst of a training that has no end."""
     endless = yaml.safe_load((borrowed / "profiles" / "away.yaml").read_text()) | {"epochs": 10_000}

@@ -10,9 +10,11 @@ from pathlib import Path
 import nbformat
 
 from robust_transfer import paths
+from robust_transfer.book import pipeline
 
 REPOSITORY = "https://github.com/someone/robust-transfer"
-NOTEBOOK = "03_evaluation.ipynb"
+NAME = pipeline.EXPERIMENT[0]
+NOTEBOOK = f"{NAME}.ipynb"
 
 
 def build(folder: Path, url: str) -> str:
@@ -38,7 +40,7 @@ def build(folder: Path, url: str) -> str:
     command = [str(builder), "build", "-W", "-n", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return (folder / "_build/html/book/_executed/03_evaluation.html").read_text()
+    return (folder / f"_build/html/book/_executed/{NAME}.html").read_text()
 
 
 def buttons(page: str) -> list[str]:
