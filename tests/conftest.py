@@ -6,10 +6,8 @@ Tests that need the whole way come last; it is gone in the background while the 
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 import pytest
 import safetensors.torch
 import torch
-from processes import descendants
+from processes import kill
 from whole_way import WAYS
 
 from robust_transfer import paths
@@ -158,11 +156,8 @@ class Background:
 
     def stop(self) -> None:
         """End what nobody waits for any more."""
-        if self.process is None or self.process.poll() is not None:
-            return
-        for process in descendants(self.process.pid):
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        if self.process is not None and self.process.poll() is None:
+            kill(self.process.pid)
 
 
 def copy_checkout(folder: Path) -> Path:

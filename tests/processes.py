@@ -1,8 +1,12 @@
 """Commands of the library as processes, and the processes that they start."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -30,3 +34,22 @@ def descendants(pid: int) -> list[int]:
     for process in found:
         found += [child for child, parent in parents if parent == process]
     return found
+
+
+def kill(pid: int) -> None:
+    """Kill a process and all that it started."""
+    for process in reversed(descendants(pid)):
+        with suppress(ProcessLookupError):  # it ended by itself since it was listed
+            os.kill(process, signal.SIGKILL)
+
+
+def end_with_parent() -> None:
+    """Kill this process, and all that it started, once nobody waits for it any more."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        kill(os.getpid())
+
+    threading.Thread(target=watch, daemon=True).start()

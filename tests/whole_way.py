@@ -5,16 +5,13 @@ records go to its folder ``results``. ``conftest.Background`` calls it.
 """
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import yaml
-from processes import descendants, finish, start
+from processes import end_with_parent, finish, kill, start
 
 from robust_transfer import paths
 from robust_transfer.davchev2019 import experiment
@@ -64,9 +61,7 @@ def kill_at(count: int, profile: experiment.Profile, running: subprocess.Popen) 
     while len(records) < count and running.poll() is None:
         time.sleep(0.1)
         records = [path / "record.json" for path in folders if (path / "record.json").exists()]
-    for child in reversed(descendants(running.pid)):
-        with suppress(ProcessLookupError):  # it ended by itself since it was listed
-            os.kill(child, signal.SIGKILL)
+    kill(running.pid)
     running.communicate()
     return {str(path): path.stat().st_mtime_ns for path in records}
 
@@ -97,4 +92,5 @@ WAYS = {"reduced": reduced, "smoke": smoke, "published": published}
 """In the order in which they are gone."""
 
 if __name__ == "__main__":
+    end_with_parent()
     WAYS[sys.argv[1]]()

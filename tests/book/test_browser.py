@@ -170,10 +170,10 @@ def test_every_page_is_whole_where_served(browser, book, served):
     assert not reader.problems, "\n".join(reader.problems)
 
 
-@pytest.mark.parametrize("which", [templates, pytest.param(pages, marks=pytest.mark.slow)])
-def test_pages_are_open_to_all(browser, book, served, which):
+def test_pages_are_open_to_all(made, browser, served):
+    """A page of every kind; all of them where it is slow anyway."""
     reader = Reader(browser, served)  # the window of a desk: what axe finds hardly depends on it
-    for name in which(book):
+    for name in pages(made.html) if made.name == "smoke" else templates(made.html):
         reader.open(name)
         reader.ask_axe()
     assert not reader.problems, "\n".join(reader.problems)
