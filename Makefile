@@ -6,7 +6,7 @@ DATA_DIR ?=
 RESULTS_DIR ?= results
 BIN := .venv/bin
 
-.PHONY: reproduce run book test benchmark publish clean
+.PHONY: reproduce run book test test-slow test-all benchmark publish clean
 
 reproduce: run  ## the whole way on the embedded images, then the book
 
@@ -19,10 +19,15 @@ book: .venv/installed  ## the published book, from the records in book/results
 publish: .venv/installed  ## copy finished records to book/results
 	$(BIN)/python -m robust_transfer publish --profile $(PROFILE) --results-dir $(RESULTS_DIR)
 
-test: .venv/installed-dev
+test: .venv/installed-dev  ## lint, and all tests but the slow ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/installed-dev  ## the rest: real sizes, the published book, every page for all readers
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 benchmark: .venv/installed-benchmarks  ## side by side with other libraries; writes book/benchmarks
 	$(BIN)/python -m benchmarks --data-dir "$(DATA_DIR)" --compile

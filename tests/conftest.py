@@ -1,21 +1,32 @@
-"""What tests share: tiny networks that really train, and a checkout that makes its own book."""
+"""What tests share: tiny networks that really train, and copies that make their own books.
+
+Tests that need the whole way come last; it is gone in the background while the others run.
+"""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+# Tests and the background share the cores: threads that wait by spinning would take them away.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 import pytest
 import safetensors.torch
 import torch
+from processes import kill
+from whole_way import WAYS
 
 from robust_transfer import paths
 from robust_transfer.attacks import PGD
 from robust_transfer.data import glyphs
+from robust_transfer.davchev2019.experiment import Profile, read_profile
 from robust_transfer.evaluation.accuracies import EvaluationConfig
 from robust_transfer.files import sha256, write_atomically, write_sealed
+from robust_transfer.myakala2022.experiment import Study, read_study
 from robust_transfer.networks.registry import build
 from robust_transfer.records.store import RECORD, WEIGHTS, Store
 from robust_transfer.training.loop import TrainingConfig
@@ -90,24 +101,125 @@ def batch():
     return torch.from_numpy(pixels).float() / 255, torch.from_numpy(labels)
 
 
-@pytest.fixture(scope="session")
-def checkout(tmp_path_factory) -> Path:
-    """A copy of the files that a clone would have, so that this tree stays as it is."""
-    copy = tmp_path_factory.mktemp("checkout")
+@dataclass(frozen=True)
+class Made:
+    """A copy of the checkout in which one of ``WAYS`` was gone, and what that printed."""
+
+    root: Path
+    name: str
+    output: str
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    @property
+    def html(self) -> Path:
+        return self.root / "_build" / "html"
+
+    @property
+    def profile(self) -> Profile:
+        return read_profile(self.root / "notebooks" / "profiles" / f"{self.name}.yaml")
+
+    @property
+    def study(self) -> Study:
+        return read_study(self.root / "notebooks" / "studies" / f"{self.name}.yaml")
+
+
+class Background:
+    """The whole ways that tests will ask for, one at a time beside the tests."""
+
+    def __init__(self, names: list[str], folder: Path) -> None:
+        self.waiting, self.folder, self.process, self.codes = names, folder, None, {}
+        self.begin_next()
+
+    def begin_next(self) -> None:
+        if not self.waiting:
+            return
+        self.name = self.waiting.pop(0)
+        copy = copy_checkout(self.folder / self.name)
+        environment = os.environ | {"PYTHONPATH": str(copy / "src/lib")}
+        with (self.folder / f"{self.name}.log").open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "tests/whole_way.py", self.name],
+                cwd=copy, env=environment, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def wait(self, name: str) -> Made:
+        """Wait until a way was gone, and begin the next."""
+        while name not in self.codes:
+            self.codes[self.name] = self.process.wait(timeout=3600)
+            self.begin_next()
+        output = (self.folder / f"{name}.log").read_text()
+        assert self.codes[name] == 0, output[-3000:]
+        return Made(self.folder / name, name, output)
+
+    def stop(self) -> None:
+        """End what nobody waits for any more."""
+        if self.process is not None and self.process.poll() is None:
+            kill(self.process.pid)
+
+
+def copy_checkout(folder: Path) -> Path:
+    """Copy the files that a clone would have, so that this tree stays as it is."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, check=True)
     for name in listed.stdout.splitlines():
         if (paths.ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((paths.ROOT / name).read_bytes())
-    return copy
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((paths.ROOT / name).read_bytes())
+    return folder
+
+
+def way(item: pytest.Item) -> str:
+    """Name of the whole way that a test needs, "" if none."""
+    made = item.callspec.params.get("made") if hasattr(item, "callspec") else None
+    return made or next((name for name in WAYS if name in item.fixturenames), "")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what waits for a whole way last."""
+    items.sort(key=lambda item: ["", *WAYS].index(way(item)))
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if config.option.markexpr == "not slow":
+        terminalreporter.write_line("The fast tier. `make test-slow` runs the rest.")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def background(request, tmp_path_factory):
+    """Begins what the chosen tests will wait for."""
+    needed = {way(item) for item in request.session.items}
+    names = [name for name in WAYS if name in needed]
+    background = Background(names, tmp_path_factory.mktemp("ways"))
+    yield background
+    background.stop()
 
 
 @pytest.fixture(scope="session")
-def smoke(checkout) -> Path:
-    """The checkout after the whole way in the profile smoke."""
-    finish(start(checkout, "run", "--profile", "smoke", "--results-dir", "fresh"))
-    return checkout
+def reduced(background) -> Made:
+    """Everything at tiny sizes, killed once on the way; see ``whole_way.reduced``."""
+    return background.wait("reduced")
+
+
+@pytest.fixture(scope="session")
+def smoke(background) -> Made:
+    """The whole way in the profile smoke; for slow tests."""
+    return background.wait("smoke")
+
+
+@pytest.fixture(scope="session")
+def published(background) -> Made:
+    """The published book, rebuilt from its records; for slow tests."""
+    return background.wait("published")
+
+
+@pytest.fixture(scope="session", params=["reduced", pytest.param("smoke", marks=pytest.mark.slow)])
+def made(request, background) -> Made:
+    """``reduced`` in the fast tier, ``smoke`` in the slow one."""
+    return background.wait(request.param)
 
 
 def reweigh(store: Store, config: TrainingConfig) -> None:
@@ -126,29 +238,3 @@ def alter(path: Path, **fields) -> None:
     content = json.loads(path.read_text())
     content.pop("seal")
     write_sealed(path, content | fields)
-
-
-def start(checkout: Path, *arguments: str) -> subprocess.Popen:
-    """Begin a command of the library in a checkout."""
-    environment = os.environ | {"PYTHONPATH": str(checkout / "src/lib")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "robust_transfer", *arguments],
-        cwd=checkout, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen) -> str:
-    """Wait for a command that must succeed, and return what it printed."""
-    output, _ = process.communicate(timeout=1800)
-    assert process.returncode == 0, output[-3000:]
-    return output
-
-
-def descendants(pid: int) -> list[int]:
-    """A process and those that it started, and they, parents first."""
-    listed = subprocess.run(["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True)
-    parents = [tuple(map(int, line.split())) for line in listed.stdout.splitlines()]
-    found = [pid]
-    for process in found:
-        found += [child for child, parent in parents if parent == process]
-    return found

@@ -56,6 +56,7 @@ def finished(folder):
     return sorted(json.loads(p.read_text())["hash"] for p in folder.glob("*/record.json"))
 
 
+@pytest.mark.slow
 def test_a_run_comes_home_and_is_filed(there, borrowed, capfd):
     assert there("run", "first") == 0
     output = capfd.readouterr().out
@@ -140,6 +141,7 @@ def test_packs_that_did_not_come_and_damaged_ones_are_named(there, borrowed, tmp
     assert not (borrowed / "never").exists()
 
 
+@pytest.mark.slow
 def test_outcomes_that_are_not_the_networks_are_refused(there, borrowed, capfd):
     there("run", "first")
     shutil.copytree(borrowed / "first", borrowed / "altered")
@@ -326,6 +328,7 @@ def test_a_borrowed_machine_needs_no_notebooks(tmp_path):
     assert "torch" in loaded and not loaded & {"papermill", "nbformat", "IPython", "jupyter_book"}
 
 
+@pytest.mark.slow
 def test_the_clock_stops_a_run_which_then_goes_on(borrowed, tmp_path):
     """For real: a process with a worker, ended in the midst of a training that has no end."""
     endless = yaml.safe_load((borrowed / "profiles" / "away.yaml").read_text()) | {"epochs": 10_000}

@@ -51,6 +51,7 @@ def rows(measured):
     return {name: parts["cpu"]["rows"] for name, parts in measured.items() if parts}
 
 
+@pytest.mark.slow
 def test_every_row_has_its_rounds_and_what_follows_from_them(rows):
     for name in set(PARTS) - {"precision"}:
         for row in rows[name]:
@@ -59,6 +60,7 @@ def test_every_row_has_its_rounds_and_what_follows_from_them(rows):
             assert row["images_per_second"] == pytest.approx(row["images"] / seconds, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_attacks_have_every_contestant_and_agree(rows):
     names = ["textbook", "ours fp32", "ours bf16", "foolbox"]
     names += ["convolutions fp32", "convolutions bf16"]
@@ -71,11 +73,13 @@ def test_attacks_have_every_contestant_and_agree(rows):
         assert {row["n"] for row in rows["attacks"] if row["role"] != "bound"} == {16}
 
 
+@pytest.mark.slow
 def test_steps_of_textbook_and_engine_have_the_same_loss(rows):
     losses = [row["losses"][0] for row in rows["steps"] if row["role"] != "bound"]
     assert losses == pytest.approx([losses[0]] * 3, abs=0.05)
 
 
+@pytest.mark.slow
 def test_precision_is_measured_on_published_and_own_networks(rows):
     assert len(rows["precision"]) == 4 * len(ATTACKS) * 3
     assert {row["network"] for row in rows["precision"]} >= {"R<sub>pgd</sub>", "the benchmark's"}
@@ -84,12 +88,14 @@ def test_precision_is_measured_on_published_and_own_networks(rows):
         assert row["name"] != "plain fp32" or row["gained"] == row["lost"] == 0
 
 
+@pytest.mark.slow
 def test_growth_has_its_curves(rows):
     found = {(row["what"], row["x"]) for row in rows["growth"]}
     assert {("images a batch", size) for size in (16, 32)} <= found
     assert {("layers", 20), ("steps of PGD", 3), ("networks side by side", 2)} <= found
 
 
+@pytest.mark.slow
 def test_a_part_says_where_it_is_from(folder):
     part = json.loads((folder / "cpu.json").read_text())["tricks"]
     assert part["settings"]["network"] == "resnet8"
@@ -97,6 +103,7 @@ def test_a_part_says_where_it_is_from(folder):
     assert {"device", "torch", "commit", "finished", "cpu_capability"} <= {*part["machine"]}
 
 
+@pytest.mark.slow
 def test_a_part_run_again_replaces_only_itself(folder):
     before = json.loads((folder / "cpu.json").read_text())
     assert main([*TINY.split(), "--out", str(folder), "--parts", "steps"]) == 0
@@ -104,6 +111,7 @@ def test_a_part_run_again_replaces_only_itself(folder):
     assert {name for name in before if before[name] != after[name]} == {"steps", "seal"}
 
 
+@pytest.mark.slow
 def test_tables_and_sentences_say_what_was_measured(measured):
     attacks = speed.throughput(measured["attacks"]["cpu"])
     assert attacks.loc[("PGD-7", "textbook"), "× textbook"] == "1.00"
@@ -120,6 +128,7 @@ def test_tables_and_sentences_say_what_was_measured(measured):
     assert "and" in speed.told(measured["growth"], speed.trend, "steps of PGD").data
 
 
+@pytest.mark.slow
 def test_figures_have_a_bar_for_everyone_and_a_curve_for_every_work(measured):
     (axis,) = speed.bars(measured["attacks"]).axes
     bars = [label.get_text() for label in axis.get_yticklabels()]
@@ -128,6 +137,7 @@ def test_figures_have_a_bar_for_everyone_and_a_curve_for_every_work(measured):
     assert [list(line.get_xdata()) for line in axis.lines] == [[1, 3]] * 2
 
 
+@pytest.mark.slow
 def test_missing_parts_are_named_with_the_command_that_measures_them(measured, tmp_path):
     assert speed.machines(measured).data.endswith("--data-dir DIR --parts pipeline`")
     nothing = speed.read(str(tmp_path), Store(tmp_path))
@@ -136,6 +146,7 @@ def test_missing_parts_are_named_with_the_command_that_measures_them(measured, t
     assert isinstance(speed.bars(nothing["attacks"]), Figure)
 
 
+@pytest.mark.slow
 def test_an_altered_measurement_is_not_shown(folder, tmp_path, capsys):
     text = (folder / "cpu.json").read_text()
     (tmp_path / "cpu.json").write_text(text.replace('"rounds": 1', '"rounds": 9'))
@@ -171,8 +182,8 @@ def test_convolutions_are_counted():
     assert bare.forward_gflop == pytest.approx(0.251, abs=0.001)
 
 
-def test_an_attack_that_leaves_the_ball_is_named(folder):
-    bench = Bench(Settings(**options(folder)))
+def test_an_attack_that_leaves_the_ball_is_named(tmp_path):
+    bench = Bench(Settings(**options(tmp_path)))
     images, _ = bench.batch(0)
     found = [(images + 0.1).clamp(0, 1)]
     with pytest.raises(RuntimeError, match=r"^loose left the ball by 0\.069: it ran"):
@@ -184,9 +195,9 @@ def test_a_peer_runs_the_attack_it_is_given(model, batch):
     assert torch.allclose(foolbox(model.eval(), attack)(*batch), attack(model, *batch), atol=1e-6)
 
 
-def test_pipeline_times_the_library_and_passes_on_its_failure(folder, monkeypatch):
+def test_pipeline_times_the_library_and_passes_on_its_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "COMMANDS", {"no more than help": ("--help",)})
-    (row,) = pipeline.pipeline(Bench(Settings(**options(folder))))["rows"]
+    (row,) = pipeline.pipeline(Bench(Settings(**options(tmp_path))))["rows"]
     assert row["name"] == "no more than help" and row["seconds"][0] > 0
     with pytest.raises(RuntimeError, match=r"^error: profile = 'huge': allowed"):
         pipeline.run("--profile", "huge")

@@ -11,7 +11,8 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import alter, descendants, reweigh
+from conftest import alter, reweigh
+from processes import descendants
 
 from robust_transfer import runner as runner_module
 from robust_transfer.attacks import PGD

@@ -1,42 +1,43 @@
 """The whole way, for real: networks trained, notebooks executed, book built, and killed."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
-import time
-from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
-import yaml
-from conftest import descendants, finish, reweigh, start
+import whole_way
+from conftest import reweigh
+from processes import start
 
 from robust_transfer import paths
 from robust_transfer.__main__ import main
 from robust_transfer.book import pipeline
 from robust_transfer.davchev2019 import experiment
-from robust_transfer.records.store import Store
+from robust_transfer.evaluation import accuracies
+from robust_transfer.myakala2022.experiment import cells
+from robust_transfer.records.store import Store, folder_name
+from robust_transfer.runner import Runner
 
-TINY = {"profile": "tiny", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}
-TINY |= {"transfer_epochs": 1, "training_steps": 2, "evaluation_steps": 2, "batch_size": 32}
+TRANSFER, FIGURES = (
+    next(paths.NOTEBOOKS.glob(f"[0-9][0-9]_{subject}.ipynb")).stem
+    for subject in ("transfer", "figures")
+)
 
 
 def weights(results: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in results.glob("*/weights.safetensors")}
 
 
-def accuracies(results: Path) -> dict[str, str]:
+def outcomes(results: Path) -> dict[str, str]:
     found = {}
     for path in results.glob("*/evaluation-*.json"):
-        outcomes = re.search(r'"outcomes": \{.*?\}', path.read_text(), re.S)[0]
-        found[f"{path.parent.name}/{path.name}"] = outcomes
+        said = re.search(r'"outcomes": \{.*?\}', path.read_text(), re.S)[0]
+        found[f"{path.parent.name}/{path.name}"] = said
     return found
 
 
@@ -60,16 +61,38 @@ class Markup(HTMLParser):
             self.links.append(found["href"])
 
 
-def test_smoke_trains_and_evaluates_both_papers(smoke):
-    assert len(accuracies(smoke / "fresh")) == 25 + len(experiment.STRONGER)
-    measured = list((smoke / "fresh").glob("*/budgets-*.json"))
-    assert len(measured) == 5 * 3  # cells by repeats
-    assert len(weights(smoke / "fresh")) == 29 + len(measured) + 2  # from two sources
+def test_both_papers_are_trained_and_evaluated(made):
+    grid = {folder_name(network.config) for network in experiment.grid(made.profile)}
+    evaluated = [path for path in outcomes(made.results) if path.split("/")[0] in grid]
+    assert len(grid) == 29 and len(evaluated) == 25 + len(experiment.STRONGER)
+    configs = [config for cell in cells(made.study) for config in cell.configs]
+    sources = {folder_name(config.source) for config in configs if config.source}
+    measured = [path.parent.name for path in made.results.glob("*/budgets-*.json")]
+    assert len(measured) == 5 * made.study.repeats and len(sources) == 2  # cells by repeats
+    trained = {*weights(made.results)}
+    assert trained >= grid | {*measured} | sources
+    if made.name == "smoke":  # elsewhere notebooks that demonstrate train more, at its sizes
+        assert len(trained) == 29 + len(measured) + 2
 
 
+def test_two_trainings_show_the_phenomenon(reduced):
+    """At the sizes of smoke; notebooks that demonstrate have trained these two."""
+    profile = experiment.read_profile(paths.PROFILES / "smoke.yaml")
+    networks, how = experiment.grid(profile), experiment.evaluation(profile)
+    runner = Runner(results_dir=str(reduced.results))
+    images, found = accuracies.test_images(how, ""), {}
+    for network in experiment.select(networks, ["nat", "pgd"]):
+        runner.train([network.config])
+        model = runner.store.model(network.config)
+        hits = accuracies.outcomes(model, images, {"pgd": how.attacks["pgd"]}, {})
+        found[network.id] = {column: hit.mean() for column, hit in hits.items()}
+    assert found["nat"]["natural"] > 0.9 and found["nat"]["wb_pgd"] < 0.25
+    assert found["pgd"]["wb_pgd"] > 0.5 * found["pgd"]["natural"]
+
+
+@pytest.mark.slow
 def test_smoke_shows_the_phenomenon(smoke):
-    finish(start(smoke, "publish", "--profile", "smoke", "--results-dir", "fresh"))
-    table = pd.read_csv(smoke / "book/results/smoke/table1.csv").set_index("id")
+    table = pd.read_csv(smoke.root / "book/results/smoke/table1.csv").set_index("id")
     robust, natural = table["wb_pgd"], table["natural"]
     assert natural["nat"] > 0.9 and robust["nat"] < 0.25
     assert robust["pgd"] > 0.5 * natural["pgd"]
@@ -77,15 +100,14 @@ def test_smoke_shows_the_phenomenon(smoke):
     assert robust["nat"] - 0.05 < robust["pgd-nat-head"] < robust["pgd-pgd-all"]
 
 
-def test_book_pages_are_whole(smoke):
-    html = smoke / "_build/html"
-    pages = sorted((html / "book").rglob("*.html"))
-    assert {page.stem for page in pages} >= {
-        "intro", "methods", "protocol", "bibliography", "00_threat_models", "01_source",
-        "02_transfer", "03_evaluation", "04_figures", "09_explore", "05_verdicts", "models",
-        "data", "reproducibility", "extend", "glossary", "changelog", "attacks",
-        "08_seeing", "10_browser", "06_study", "07_forensics",
-    }  # fmt: skip
+def test_book_pages_are_whole(made):
+    pages = sorted((made.html / "book").rglob("*.html"))
+    found = {page.relative_to(made.html).with_suffix("").as_posix() for page in pages}
+    assert found >= {f"book/_executed/{path.stem}" for path in paths.NOTEBOOKS.glob("*.ipynb")}
+    prose = subprocess.run(
+        ["git", "ls-files", "book/*.md"], cwd=paths.ROOT, capture_output=True, text=True
+    ).stdout.split()
+    assert len(prose) > 20 and found >= {name.removesuffix(".md") for name in prose}
     for path in pages:
         page = Markup(path)
         for target in page.loads:
@@ -96,117 +118,75 @@ def test_book_pages_are_whole(smoke):
                 assert (path.parent / local).exists(), f"{path.name}: {target}"
         for image in page.images:
             assert image.get("alt"), f"{path.name}: {image['src']} has no alt text"
-        assert str(smoke) not in path.read_text(), f"{path.name} shows a path of this machine"
+        assert str(made.root) not in path.read_text(), f"{path.name} shows a path of this machine"
 
 
-def test_book_says_what_made_its_numbers(smoke):
-    text = (smoke / "_build/html/book/_executed/04_figures.html").read_text()
-    assert "Profile smoke: resnet8, glyphs20 to glyphs10 with 1,400 training images" in text
-    assert "Profile smoke" in (smoke / "_build/html/book/intro.html").read_text()
+def test_book_says_what_made_its_numbers(made):
+    text = (made.html / f"book/_executed/{FIGURES}.html").read_text()
+    said = f"Profile {made.name}: resnet8, glyphs20 to glyphs10 with {made.profile.train_size:,} "
+    assert f"{said}training images" in text
+    assert f"Profile {made.name}" in (made.html / "book/intro.html").read_text()
 
 
-def test_every_network_has_a_card_with_its_source_and_accuracies(smoke):
-    text = (smoke / "_build/html/book/models.html").read_text()
+def test_every_network_has_a_card_with_its_source_and_accuracies(made):
+    text = (made.html / "book/models.html").read_text()
     cards = dict(re.findall(r'<details class="network" id="(.*?)">(.*?)</details>', text, re.S))
     assert len(cards) == 29
     assert 'href="#glyphs20-pgd"' in cards["pgd-nat-head"] and "glyphs20-pgd" in cards
-    assert "of 500 images" in cards["pgd-nat-head"] and "all but the head" in cards["pgd-nat-head"]
+    assert f"of {made.profile.test_size} images" in cards["pgd-nat-head"]
+    assert "all but the head" in cards["pgd-nat-head"]
     assert "wb_pgd" not in cards["surrogate"]
 
 
-def test_reproducibility_page_names_every_run(smoke):
-    text = (smoke / "_build/html/book/reproducibility.html").read_text()
-    record = json.loads(next((smoke / "fresh").glob("pgd-s*/record.json")).read_text())
+def test_reproducibility_page_names_every_run(made):
+    text = (made.html / "book/reproducibility.html").read_text()
+    (pgd,) = experiment.select(experiment.grid(made.profile), ["pgd"])
+    record = json.loads((made.results / folder_name(pgd.config) / "record.json").read_text())
     assert record["hash"][:12] in text and record["provenance"]["torch"] in text
-    data = (smoke / "_build/html/book/data.html").read_text()
+    data = (made.html / "book/data.html").read_text()
     assert record["data"]["training"][:12] in data
 
 
-def test_book_shows_only_the_last_state_of_a_progress_bar(smoke):
-    notebook = nbformat.read(smoke / "book/_executed/02_transfer.ipynb", 4)
+def test_book_shows_only_the_last_state_of_a_progress_bar(made):
+    notebook = nbformat.read(made.root / f"book/_executed/{TRANSFER}.ipynb", 4)
     streams = [o.text for c in notebook.cells for o in c.get("outputs", []) if "text" in o]
     assert len(re.findall("epoch/s|s/epoch", "".join(streams))) == 1  # fast or slow
     assert "100%" in "".join(streams)
 
 
-def test_killed_pipeline_continues_to_the_same_numbers(checkout):
-    profile = yaml.safe_load((checkout / "notebooks/profiles/smoke.yaml").read_text()) | TINY
-    (checkout / "tiny.yaml").write_text(yaml.safe_dump(profile))
-    arguments = ("run", "--profile", "tiny.yaml", "--published", "--results-dir")
-    process = start(checkout, *arguments, "killed")
-    records = []
-    while len(records) < 12 and process.poll() is None:  # in the middle of the transfers
-        time.sleep(0.2)
-        records = sorted((checkout / "killed").glob("*/record.json"))
-    for child in reversed(descendants(process.pid)):
-        with suppress(ProcessLookupError):  # it ended by itself since it was listed
-            os.kill(child, signal.SIGKILL)
-    process.wait()
-    assert 12 <= len(records) < 29
-    before = {path: path.stat().st_mtime_ns for path in records}
-    run(checkout, NOTEBOOKS)
-    assert {path: path.stat().st_mtime_ns for path in records} == before
-    run(checkout, WITHOUT)
-    assert weights(checkout / "killed") == weights(checkout / "whole")
-    assert accuracies(checkout / "killed") == accuracies(checkout / "whole")
+def test_killed_pipeline_continues_to_the_same_numbers(reduced):
+    written = json.loads((reduced.root / whole_way.KILLED).read_text())
+    assert 12 <= len(written) < 29
+    assert {path: Path(path).stat().st_mtime_ns for path in written} == written
+    for read in (weights, outcomes):
+        unbroken, found = read(reduced.root / whole_way.UNBROKEN), read(reduced.results)
+        assert len(unbroken) >= 25
+        assert {name: found.get(name) for name in unbroken} == unbroken
 
 
-NOTEBOOKS = """
-from robust_transfer.book import pipeline
-
-parameters = {"profile": "tiny.yaml", "published_dir": "", "results_dir": "killed"}
-for name in ("01_source", "02_transfer", "03_evaluation"):
-    pipeline.execute(name, parameters)
-"""
-"""Train and evaluate in notebooks, without the rest of the book."""
-
-WITHOUT = """
-from robust_transfer.davchev2019 import experiment
-from robust_transfer.runner import Runner
-
-profile, runner = experiment.read_profile("tiny.yaml"), Runner(results_dir="whole")
-table = experiment.grid(profile)
-runner.train([network.config for network in table])
-targets = experiment.rows(table)
-runner.evaluate([network.config for network in targets], experiment.evaluation(profile))
-targets = experiment.to_attack_harder(targets)
-runner.evaluate([network.config for network in targets], experiment.stronger(profile))
-"""
-"""The same without a notebook, and without a break."""
-
-
-def run(checkout: Path, code: str) -> None:
-    environment = os.environ | {"PYTHONPATH": str(checkout / "src/lib")}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=checkout, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    finish(process)
-
-
-def test_published_records_rebuild_the_book_without_training(checkout):
-    output = finish(start(checkout, "run", "--published"))
-    assert "training" not in output
-    assert not list((checkout / "results").glob("*/record.json"))
-    text = (checkout / "_build/html/book/intro.html").read_text()
+@pytest.mark.slow
+def test_published_records_rebuild_the_book_without_training(published):
+    assert "training" not in published.output
+    assert not list(published.results.glob("*/record.json"))
+    text = (published.html / "book/intro.html").read_text()
     profile = experiment.read_profile(paths.PROFILES / f"{experiment.published_profile()}.yaml")
     assert f"Profile {profile.profile}: {profile.network}, cifar100 to cifar10" in text
 
 
-def test_unknown_profile_is_named(checkout):
-    process = start(checkout, "run", "--profile", "huge")
-    output, _ = process.communicate(timeout=60)
+def test_unknown_profile_is_named():
+    process = start(paths.ROOT, "run", "--profile", "huge")
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     known = ", ".join(sorted(path.stem for path in paths.PROFILES.glob("*.yaml")))
     assert output.strip() == f"error: profile = 'huge': allowed are {known}, or a file"
 
 
-def test_missing_data_is_named_before_any_training(checkout):
-    process = start(checkout, "run", "--profile", "laptop", "--results-dir", "none")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "data_dir = '': cifar100 needs the folder of its images" in output.splitlines()[0]
-    assert not (checkout / "none").exists()
+def test_missing_data_is_named_before_any_training(tmp_path, capsys):
+    assert main(["run", "--profile", "laptop", "--results-dir", str(tmp_path / "none")]) == 1
+    said = capsys.readouterr()
+    expected = "error: data_dir = '': cifar100 needs the folder of its images"
+    assert expected in (said.out + said.err).splitlines()[0]
+    assert not (tmp_path / "none").exists()
 
 
 def test_table_1_is_published_once_nothing_is_missing(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ import nbformat
 from robust_transfer import paths
 
 REPOSITORY = "https://github.com/someone/robust-transfer"
-NOTEBOOK = "03_evaluation.ipynb"
+NAME = "01_source"
+NOTEBOOK = f"{NAME}.ipynb"
 
 
 def build(folder: Path, url: str) -> str:
@@ -38,7 +39,7 @@ def build(folder: Path, url: str) -> str:
     command = [str(builder), "build", "-W", "-n", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return (folder / "_build/html/book/_executed/03_evaluation.html").read_text()
+    return (folder / f"_build/html/book/_executed/{NAME}.html").read_text()
 
 
 def buttons(page: str) -> list[str]:

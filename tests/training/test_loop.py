@@ -347,6 +347,7 @@ def test_convolutions_run_in_the_configured_precision(tiny, model, batch, precis
     assert {kind for kinds in convolutions.seen for kind in kinds} == {dtype}
 
 
+@pytest.mark.slow  # thousands of steps; that single ones agree is tested in test_engine
 def test_accuracies_do_not_depend_on_the_way_an_attack_is_computed(tiny, tmp_path, monkeypatch):
     # Seeds 0, 1 and 2 end with 98.8, 97.4 and 97.0 % natural accuracy (deviation 0.9 points) and
     # 77.6, 73.0 and 69.0 % adversarial (4.3). With one seed, the three ways end within 0.8 and
