@@ -77,10 +77,11 @@ def test_to_import_the_library_imports_no_torch():
     assert {"load", "published"} <= {*dir(rt)} and not hasattr(rt, "unpublished")
 
 
-def test_a_card_says_the_line_that_loads_its_network():
-    profile = experiment.read_profile(paths.PROFILES / "laptop.yaml")
-    store = Store("none", paths.PUBLISHED / "laptop")
+@pytest.mark.parametrize(("name", "loads"), [("overnight", True), ("laptop", False)])
+def test_a_card_says_the_line_that_loads_its_network_where_there_are_weights(name, loads):
+    profile = experiment.read_profile(paths.PROFILES / f"{name}.yaml")
+    store = Store("none", paths.PUBLISHED / name)
     said = {n.id: pages._training(n, store.find(n.config)) for n in experiment.grid(profile)}
-    assert said["pgd"]["load it"] == '<code>rt.load("pgd", profile="laptop")</code>'
-    assert "load it" not in said["pgd-pgd-head"] or "without" not in said["pgd-pgd-head"]["record"]
-    assert {"load it" in facts for facts in said.values()} == {True, False}
+    line = f'<code>rt.load("pgd", profile="{name}")</code>'
+    assert said["pgd"].get("load it") == (line if loads else None)
+    assert {"without weights" in facts["record"] for facts in said.values()} == {not loads}
