@@ -167,7 +167,7 @@ class Runner(Config):
             if (kind := (config.network, config.dataset, config.batch_size)) not in batch_seconds:
                 batch_seconds[kind] = time_batch(config, images, device)
             seconds += batch_seconds[kind] * count_batches(config, len(images), len(validation))
-            bytes_needed += BYTES_PER_WEIGHT * weights(config)
+            bytes_needed += BYTES_PER_WEIGHT * count_weights(config)
         if (free := shutil.disk_usage(self.results_dir).free) < bytes_needed:
             needed = f"{bytes_needed >> 20} MiB needed, {free >> 20} MiB free on its disk"
             raise OSError(f"results_dir = {self.results_dir!r}: {needed}")
@@ -260,7 +260,7 @@ class Crew:
                 self.failed[config] = f"{config.name}: {error}"
 
 
-def weights(config: TrainingConfig) -> int:
+def count_weights(config: TrainingConfig) -> int:
     """Number of weights of a configured network."""
     return sum(p.numel() for p in initial_model(config, None).parameters())
 

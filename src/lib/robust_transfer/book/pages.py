@@ -22,7 +22,7 @@ from robust_transfer.presentation.tables import (
     show,
 )
 from robust_transfer.records.store import WEIGHTS, Record, Store, folder_name
-from robust_transfer.runner import weights
+from robust_transfer.runner import count_weights
 
 FROZEN = {None: "nothing", "all": "nothing", "head": "all but the head"}
 FROZEN |= {"stage3": "all but stage 3 and the head"}
@@ -91,7 +91,7 @@ def _training(network: Network, record: Record) -> dict[str, str]:
     if validation["adversarial"] is not None:
         shares.append(f"{percent(validation['adversarial'])} % under its training attack")
     return {
-        "what it is": f"{config.network}, {weights(config):,} weights",
+        "what it is": f"{config.network}, {count_weights(config):,} weights",
         "made for": network.role,
         "images": f"{config.dataset}, {config.train_size:,} to train, "
         f"{config.validation_size:,} to validate",

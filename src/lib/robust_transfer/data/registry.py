@@ -10,7 +10,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from robust_transfer.config import one_of
 from robust_transfer.data import glyphs, kept, layouts
-from robust_transfer.data.images import Images, divide, gather
+from robust_transfer.data.images import Images, divide
 from robust_transfer.data.layouts import DataSet, decode
 
 
@@ -124,7 +124,7 @@ def load(name: str, split: str, count: int, data_dir: str = "", image_size: int 
 
     def make() -> Images:
         pictures, labels = dataset.find(split, count, data_dir)
-        return gather(torch.from_numpy(decode(pictures, name, side)), torch.from_numpy(labels))
+        return Images.of(torch.from_numpy(decode(pictures, name, side)), torch.from_numpy(labels))
 
     known_as, folder = f"{name}-{split}-{count}-{side}", Path(data_dir, name)
     ours = type(dataset).__module__ == layouts.__name__  # one's own code may change

@@ -42,7 +42,7 @@ class Spread(NamedTuple):
     freedom: int
 
 
-def spread(repeated: Iterable[Sequence[float]]) -> Spread | None:
+def pooled(repeated: Iterable[Sequence[float]]) -> Spread | None:
     """Pool the spread between seeds over networks; None if each was trained once.
 
     Args:

@@ -21,7 +21,7 @@ from robust_transfer.networks.registry import build
 from robust_transfer.networks.states import load_state
 from robust_transfer.records.provenance import provenance
 from robust_transfer.training import engine
-from robust_transfer.training.checkpoints import epochs_done, threads
+from robust_transfer.training.checkpoints import history, threads
 from robust_transfer.training.loop import TrainingConfig, load_data, train
 
 RECORD, HISTORY, WEIGHTS = "record.json", "history.csv", "weights.safetensors"
@@ -265,7 +265,7 @@ class Store:
     def epochs_done(self, config: TrainingConfig) -> int:
         """Epochs trained so far: all of a network with weights, else those of its checkpoint."""
         finished = self.find(config, weights=True)
-        return config.epochs if finished else epochs_done(self.folder(config) / CHECKPOINT)
+        return config.epochs if finished else len(history(self.folder(config) / CHECKPOINT))
 
 
 def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
