@@ -110,9 +110,8 @@ class PGD(Config):
         adversarial = images
         if self.random_start:
             noise = torch.empty_like(images).uniform_(-1, 1, generator=generator)
-            adversarial = self.threat_model.project(
-                images + self.threat_model.epsilon * noise, images
-            )
+            start = images + self.threat_model.epsilon * noise
+            adversarial = self.threat_model.project(start, images)
         for _ in range(self.steps):
             gradient = input_gradient(model, adversarial, labels)
             adversarial = adversarial + self.step_size * gradient.sign()
@@ -143,9 +142,8 @@ def loss_of(logits: Tensor, labels: Tensor, reduction: Literal["mean", "sum"] = 
         ValueError: ``logits`` are no tensor, but what a network gives that answers otherwise.
     """
     if not isinstance(logits, Tensor):
-        raise ValueError(
-            f"the network answers with a {type(logits).__name__}: allowed is a tensor of logits"
-        )
+        kind = type(logits).__name__
+        raise ValueError(f"the network answers with a {kind}: allowed is a tensor of logits")
     if labels.ndim == 1:
         return F.cross_entropy(logits.float(), labels, reduction=reduction)
     total = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction=reduction)
@@ -198,8 +196,7 @@ def deepfool(
 
     attacks = {"l2": foolbox.attacks.L2DeepFoolAttack, "linf": foolbox.attacks.LinfDeepFoolAttack}
     images, labels = _outside_inference(images.detach()), _outside_inference(labels)
-    mode = torch.inference_mode(False)
-    with in_mode(model, "eval"), constant(model), mode, torch.enable_grad():
+    with in_mode(model, "eval"), constant(model), torch.inference_mode(False), torch.enable_grad():
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
         adversarial, _, found = attacks[norm](steps=steps)(wrapped, images, labels, epsilons=None)
     order = {"l2": 2, "linf": torch.inf}[norm]

@@ -73,11 +73,8 @@ def _card(run: Run) -> str:
         facts |= {c: f"{percent_interval(*of)} % of {n} images" for c, of in shares.items()}
     table = pd.Series(facts).to_frame().to_html(header=False, escape=False, border=0)
     name = run.network.id
-    summary = f"{run.network.label} <code>{name}</code>"
-    return (
-        f'<details class="network" id="{name}"><summary>{summary}</summary>'
-        f"{scrolling(table)}</details>"
-    )
+    summary = f"<summary>{run.network.label} <code>{name}</code></summary>"
+    return f'<details class="network" id="{name}">{summary}{scrolling(table)}</details>'
 
 
 def _training(network: Network, record: Record) -> dict[str, str]:
@@ -204,18 +201,15 @@ def environments(records: list[Record]) -> pd.DataFrame:
 
 def fingerprints(own: list[Run]) -> pd.DataFrame:
     """Which images were used for what: their number, and the SHA-256 that identifies them."""
-    table = {}
-
-    def enter(dataset: str, part: str, images: int, digest: str) -> None:
-        table[digest] = {"data set": dataset, "part": part, "images": images, "SHA-256": digest}
-
+    rows = []
     for run in own:
         config, data = run.network.config, run.record.data
-        enter(config.dataset, "training", config.train_size, data["training"])
-        enter(config.dataset, "validation", config.validation_size, data["validation"])
+        rows.append((config.dataset, "training", config.train_size, data["training"]))
+        rows.append((config.dataset, "validation", config.validation_size, data["validation"]))
     content = own[-1].evaluation.content
-    enter(own[-1].network.config.dataset, "test", content["n"], content["data"])
-    return pd.DataFrame(table.values()).set_index("data set")
+    rows.append((config.dataset, "test", content["n"], content["data"]))
+    table = pd.DataFrame(rows, columns=["data set", "part", "images", "SHA-256"])
+    return table.drop_duplicates("SHA-256").set_index("data set")
 
 
 def short(table: pd.DataFrame) -> pd.DataFrame:

@@ -46,15 +46,12 @@ def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
             ``book/_executed``.
         RuntimeError: the book does not build cleanly.
     """
-    where_study = where
-    if study_file.stem != profile.stem:
-        where_study = where | {"published_dir": "book/results"}
+    only_shown = {} if study_file.stem == profile.stem else {"published_dir": "book/results"}
     first = {"profile": os.path.relpath(profile, paths.ROOT)} | where
-    second = {"study": os.path.relpath(study_file, paths.ROOT)} | where_study
+    second = {"study": os.path.relpath(study_file, paths.ROOT)} | where | only_shown
     protocol, runner = assemble(experiment.Profile, first)
     study, study_runner = assemble(Study, second)
-    networks = experiment.grid(protocol) + experiment.again(protocol)
-    needed = [network.config for network in networks]
+    needed = [n.config for n in experiment.grid(protocol) + experiment.again(protocol)]
     also = [config for cell in cells(study) for config in cell.configs]
     for config in runner.missing(needed) + study_runner.missing(also):
         load_data(config, runner.data_dir)  # now, not after the first notebooks
@@ -122,9 +119,8 @@ def build(profile: experiment.Profile, store: Store, study: Study, study_store: 
     if done.returncode:
         log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
         problems = [line for line in log.splitlines() if "WARNING" in line or "ERROR" in line]
-        raise RuntimeError(
-            "the book does not build cleanly: " + "; ".join(problems or [log[-2000:]])
-        )
+        why = "; ".join(problems or [log[-2000:]])
+        raise RuntimeError(f"the book does not build cleanly: {why}")
     return paths.ROOT / "_build" / "html" / "index.html"
 
 

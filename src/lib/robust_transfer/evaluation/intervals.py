@@ -118,9 +118,7 @@ def bootstrap(
 
 def signed(points: float, digits: int = 1) -> str:
     """A difference in percentage points, with its sign; nothing for NaN, which nobody printed."""
-    if math.isnan(points):
-        return ""
-    return f"{points:+.{digits}f}".replace("-", "−")
+    return "" if math.isnan(points) else f"{points:+.{digits}f}".replace("-", "−")
 
 
 def with_interval(mean: float, low: float, high: float, digits: int = 1) -> str:

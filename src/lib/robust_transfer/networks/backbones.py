@@ -5,7 +5,7 @@ They are torchvision's, taken apart into the parts that transfer strategies name
 adversary moves the data's own pixels and gradients flow back to them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -53,21 +53,11 @@ class Backbone(nn.Module):
     ``stage3`` the last norm, pooling and flattening: the ``head`` meets features ``(N, width)``.
     """
 
-    def __init__(
-        self,
-        stem: nn.Module,
-        stage1: nn.Module,
-        stage2: nn.Module,
-        stage3: nn.Module,
-        head: nn.Linear,
-        normalise: Normalise,
-        size: int | None,
-    ) -> None:
-        """Join the parts; images are resized to ``size`` squared, or taken as they are if None."""
+    def __init__(self, parts: Iterable[nn.Module], normalise: Normalise, size: int | None) -> None:
+        """Join ``stem`` to ``head``; images are resized to ``size`` squared, or not if None."""
         super().__init__()
         self.normalise, self.size = normalise, size
-        self.stem, self.stage1, self.stage2, self.stage3 = stem, stage1, stage2, stage3
-        self.head = head
+        self.stem, self.stage1, self.stage2, self.stage3, self.head = parts
 
     def forward(self, images: Tensor) -> Tensor:
         x = resize(self.normalise(channels_last(images)), self.size)
@@ -146,7 +136,7 @@ def backbone(
             raise ValueError(f"network is a {type(network).__name__}: allowed are {allowed}")
     first, second, third = stages[: cuts[0]], stages[cuts[0] : cuts[1]], stages[cuts[1] :]
     parts = (nn.Sequential(*part) for part in (stem, first, second, [*third, *end]))
-    return Backbone(*parts, head, normalise, size)
+    return Backbone([*parts, head], normalise, size)
 
 
 def imagenet(name: str, classes: int, pretrained: bool = False) -> Backbone:

@@ -21,13 +21,7 @@ from robust_transfer.config import Config, one_of
 from robust_transfer.data.images import Images, training_batches
 from robust_transfer.data.registry import DATASETS, DataSetName, load_divided
 from robust_transfer.networks import transfer
-from robust_transfer.networks.registry import (
-    PRETRAINED,
-    NetworkName,
-    build,
-    check_answers,
-    outline,
-)
+from robust_transfer.networks.registry import PRETRAINED, NetworkName, build, check_answers, outline
 from robust_transfer.networks.states import state_of
 from robust_transfer.training import engine
 from robust_transfer.training.checkpoints import Progress, load_checkpoint, save_checkpoint
@@ -144,8 +138,7 @@ def initial_model(config: TrainingConfig, source_state: dict[str, Tensor] | None
     if source_state is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            policy = config.frozen_batch_norm
-            transfer.transplant(model, source_state, config.strategy, policy)
+            transfer.transplant(model, source_state, config.strategy, config.frozen_batch_norm)
     return model
 
 
@@ -190,18 +183,12 @@ def train(
         finite = all(p.isfinite().all() for p in model.parameters())
         if not (math.isfinite(loss) and finite):
             what = "weights are not finite" if math.isfinite(loss) else f"loss is {loss}"
-            raise TrainingDiverged(
-                f"{what} in epoch {epoch}; lower learning_rate = {config.learning_rate}"
-            )
+            lower = f"lower learning_rate = {config.learning_rate}"
+            raise TrainingDiverged(f"{what} in epoch {epoch}; {lower}")
         natural, adversarial = validate(model, config, validation)
-        row = {
-            "epoch": epoch,
-            "learning_rate": config.learning_rate_at(epoch + 0.5),
-            "loss": loss,
-            "natural": natural,
-            "adversarial": adversarial,
-            "seconds": time.perf_counter() - started,
-        }
+        row = {"epoch": epoch, "learning_rate": config.learning_rate_at(epoch + 0.5), "loss": loss}
+        row |= {"natural": natural, "adversarial": adversarial}
+        row["seconds"] = time.perf_counter() - started
         progress.history.append(row)
         score = selection_score(config, row)
         if score > progress.best_score:
@@ -322,8 +309,7 @@ def validate(
     """
     device = images.labels.device
     generator = Generator(device).manual_seed(config.seed)
-    clean = torch.zeros((), device=device)
-    adversarial = torch.zeros((), device=device)
+    clean, adversarial = torch.zeros(2, device=device)
     size = engine.batch_size(VALIDATION_BATCH[device.type], model, images.pixels)
     with in_mode(model, "eval"), precision(config, device), torch.no_grad():
         for batch, labels in images.batches(size):
