@@ -51,11 +51,8 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     paths.GENERATED.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         (paths.GENERATED / f"{name}.html").write_text(part)
-    ours = tables.results(own)
-    drawings = {
-        "figure1": figures.scheme(networks),
-        "survival": figures.survival({"this run": ours, "paper": tables.paper()}),
-    }
+    survival = figures.survival({"this run": tables.results(own), "paper": tables.paper()})
+    drawings = {"figure1": figures.scheme(networks), "survival": survival}
     for name, drawing in drawings.items():
         drawing.savefig(paths.GENERATED / f"{name}.svg", metadata={"Date": None})
 
@@ -145,8 +142,7 @@ def _scale(profile: Profile, store: Store) -> str:
 
 def _compared(name: str, done: list[Run], again: list[Run]) -> str:
     """The differences in and behind the headline whose networks are finished."""
-    finished = {run.network.id for run in done}
-    pairs = [pair for pair in experiment.COMPARED if {*pair} <= finished]
+    pairs = [pair for pair in experiment.COMPARED if {*pair} <= {run.network.id for run in done}]
     if not pairs:
         return ""
     parts = [show(comparison.comparisons(done + again, pairs), f"comparisons-{name}").data]
@@ -189,13 +185,10 @@ def by_cell(runs: pd.DataFrame) -> pd.DataFrame:
 
 def environments(records: list[Record]) -> pd.DataFrame:
     """Machines and versions that trained the networks, with what each of them did."""
-    names = ("device", "threads", "python", "torch", "torchvision", "numpy")
-    rows = [
-        {name: record.provenance[name] for name in names}
-        | {"networks": 1, "minutes": record.seconds / 60}
-        for record in records
-    ]
-    table = pd.DataFrame(rows).groupby(list(names), as_index=False).sum()
+    names = ["device", "threads", "python", "torch", "torchvision", "numpy"]
+    table = pd.DataFrame([record.provenance for record in records])[names]
+    table = table.assign(networks=1, minutes=[record.seconds / 60 for record in records])
+    table = table.groupby(names, as_index=False).sum()
     return table.set_axis([f"environment {i + 1}" for i in range(len(table))]).T
 
 

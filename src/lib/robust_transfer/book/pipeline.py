@@ -144,27 +144,22 @@ def publish(profile: experiment.Profile, store: Store) -> list[str]:
             write_sealed(target / folder_name(network.config) / name, content)
     published = runs.find(networks, there, experiment.evaluation(profile))
     rows = [run for run in published if run.network.in_table]
-    attacked = experiment.to_attack_harder(networks)
-    harder = runs.find(attacked, there, experiment.stronger(profile))
+    harder = runs.find(experiment.to_attack_harder(networks), there, experiment.stronger(profile))
     missing = [_named(run) for run in published if run.record is None]
     missing += [f"evaluation of {_named(run)}" for run in rows if run.evaluation is None]
     missing += [f"stronger attack on {_named(run)}" for run in harder if run.evaluation is None]
     if not missing:
-        _draw_table(profile.profile, [run for run in rows if not run.network.further], target)
+        theirs = tables.paper()
+        ours = tables.results([run for run in rows if not run.network.further])
+        ours.drop(columns="label").round(6).to_csv(target / experiment.TABLE)
+        shown = {profile.profile: ours, "paper": theirs}
+        drawn = figures.heatmaps(shown, tables.heatmap_blocks("4", theirs))
+        drawn.savefig(target / "figure4.png", dpi=100)
     return missing
 
 
 def _named(run: runs.Run) -> str:
-    seed = f", seed {run.network.config.seed}" if run.network.further else ""
-    return f"{run.network.id}{seed}"
-
-
-def _draw_table(name: str, own: list[runs.Run], target: Path) -> None:
-    ours, theirs = tables.results(own), tables.paper()
-    ours.drop(columns="label").round(6).to_csv(target / experiment.TABLE)
-    figures.heatmaps({name: ours, "paper": theirs}, tables.heatmap_blocks("4", theirs)).savefig(
-        target / "figure4.png", dpi=100
-    )
+    return run.network.id + (f", seed {run.network.config.seed}" if run.network.further else "")
 
 
 def publish_study(study: Study, store: Store) -> list[str]:
@@ -181,8 +176,7 @@ def publish_study(study: Study, store: Store) -> list[str]:
     for cell in cells(study):
         repeats = []
         for config in cell.configs:
-            found = cell.budgets.find(store, config)
-            if found is None:
+            if (found := cell.budgets.find(store, config)) is None:
                 missing.append(f"{config.name}, seed {config.seed}")
                 continue
             *sources, own = store.lineage(config)

@@ -15,12 +15,10 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import DenseNet, ResNet, VisionTransformer
 
-IMAGENET = {
-    "imagenet_resnet50": "resnet50",
-    "imagenet_densenet121": "densenet121",
-    "imagenet_vit_b_16": "vit_b_16",
-}
+IMAGENET = {f"imagenet_{name}": name for name in ("resnet50", "densenet121", "vit_b_16")}
 """Torchvision's name of each network that has published ImageNet weights."""
+
+HALF = (0.5, 0.5, 0.5)
 
 
 class Normalise(nn.Module):
@@ -29,9 +27,7 @@ class Normalise(nn.Module):
     By default to [-1, 1]: mean 0.5 and deviation 0.5 (paper A, §2.2).
     """
 
-    def __init__(
-        self, mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)
-    ) -> None:
+    def __init__(self, mean: Sequence[float] = HALF, std: Sequence[float] = HALF) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
@@ -151,8 +147,7 @@ def imagenet(name: str, classes: int, pretrained: bool = False) -> Backbone:
     Raises:
         OSError: weights that can neither be downloaded nor read.
     """
-    make = downloaded if pretrained else torchvision.models.get_model
-    network = make(IMAGENET[name])
+    network = (downloaded if pretrained else torchvision.models.get_model)(IMAGENET[name])
     model = backbone(network, Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), size=224)
     model.head = nn.Linear(model.head.in_features, classes)
     return model
@@ -168,11 +163,10 @@ def downloaded(name: str) -> nn.Module:
     try:
         return torchvision.models.get_model(name, weights=weights)
     except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-        folder, file = Path(torch.hub.get_dir(), "checkpoints"), Path(weights.url).name
-        raise OSError(
-            f"pretrained = True: no weights of {name} ({type(error).__name__}); "
-            f"download {weights.url} and put it at {folder / file}"
-        ) from error
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        lack = f"no weights of {name} ({type(error).__name__})"
+        advice = f"download {weights.url} and put it at {file}"
+        raise OSError(f"pretrained = True: {lack}; {advice}") from error
 
 
 def densenet40(classes: int) -> Backbone:

@@ -114,8 +114,7 @@ def _wrong_answer(network: Callable[[int], nn.Module], side: int) -> str:
         with torch.no_grad():
             given = _without_values(lambda: network(2).eval()(torch.zeros(3, 3, side, side)))
     except Exception as error:
-        reason = " ".join(str(error).split())
-        return f"it cannot take images (N, 3, {side}, {side}): {reason}"
+        return f"it cannot take images (N, 3, {side}, {side}): {' '.join(str(error).split())}"
     shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
     if shape == (3, 2):
         return ""

@@ -34,9 +34,8 @@ def retrained(strategy: str, model: nn.Module) -> set[str]:
         ValueError: unknown strategy, or a network without the parts that it names, or with
             parameters of which it cannot say whether they are retrained; or without a head.
     """
-    one_of("strategy", strategy, STRATEGIES)
+    chosen = STRATEGIES[one_of("strategy", strategy, STRATEGIES)]
     parts, names = [part for part, _ in model.named_children()], dict(model.named_parameters())
-    chosen = STRATEGIES[strategy]
     for part in chosen or ("head",):
         if part not in parts:
             has = f"the network has {', '.join(parts)}"

@@ -22,7 +22,7 @@ from robust_transfer.networks.states import load_state
 from robust_transfer.records.provenance import provenance
 from robust_transfer.training import engine
 from robust_transfer.training.checkpoints import history, threads
-from robust_transfer.training.loop import TrainingConfig, load_data, train
+from robust_transfer.training.loop import OnEpoch, TrainingConfig, load_data, quiet, train
 
 RECORD, HISTORY, WEIGHTS = "record.json", "history.csv", "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
@@ -162,11 +162,8 @@ class Store:
             name: the record's file.
             expected: fields that tie the record to weights, with their values.
         """
-        for folder in self._folders(config):
-            content = self.read_sealed(folder / name)
-            if content is not None and expected.items() <= content.items():
-                return content
-        return None
+        found = (self.read_sealed(folder / name) for folder in self._folders(config))
+        return next((c for c in found if c is not None and expected.items() <= c.items()), None)
 
     def beside(self, config: TrainingConfig, pattern: str) -> dict[str, dict]:
         """The sealed records beside a finished network's that speak of its weights, by file."""
@@ -199,11 +196,7 @@ class Store:
         return content
 
     def get_or_train(
-        self,
-        config: TrainingConfig,
-        data_dir: str,
-        device: torch.device,
-        on_epoch: Callable[[dict], None] = lambda row: None,
+        self, config: TrainingConfig, data_dir: str, device: torch.device, on_epoch: OnEpoch = quiet
     ) -> Record:
         """Return the finished record of a network, or train it, its source first.
 

@@ -31,6 +31,10 @@ RISE = 0.25
 """Share of a one-cycle schedule in which the learning rate rises."""
 
 
+OnEpoch = Callable[[dict], None]
+"""What is called with each new row of a training's history."""
+
+
 class TrainingDiverged(RuntimeError):
     """Loss or weights of an epoch were not finite; the checkpoint holds the epoch before."""
 
@@ -102,10 +106,8 @@ class TrainingConfig(Config):
         if self.pretrained and self.source is not None:
             raise ValueError("pretrained = True: allowed is only a network without a source")
         if (self.pretrained or self.source is not None) != (self.strategy is not None):
-            raise ValueError(
-                "source and strategy go together, as do pretrained and strategy: "
-                "give both or neither"
-            )
+            pairs = "source and strategy go together, as do pretrained and strategy"
+            raise ValueError(f"{pairs}: give both or neither")
         if self.source is not None and self.source.network != self.network:
             raise ValueError(f"network = {self.network!r}: the source is {self.source.network}")
         if self.strategy is not None:
@@ -131,8 +133,7 @@ def load_data(config: TrainingConfig, data_dir: str) -> tuple[Images, Images]:
 
 def initial_model(config: TrainingConfig, source_state: dict[str, Tensor] | None) -> nn.Module:
     """The network before its first step, transplanted and frozen where it starts from a source."""
-    classes = DATASETS[config.dataset].classes
-    model = build(config.network, classes, config.seed, config.pretrained)
+    model = build(config.network, DATASETS[config.dataset].classes, config.seed, config.pretrained)
     if config.pretrained:
         source_state = model.state_dict()
     if source_state is not None:
@@ -142,13 +143,17 @@ def initial_model(config: TrainingConfig, source_state: dict[str, Tensor] | None
     return model
 
 
+def quiet(row: dict) -> None:
+    """Do nothing with a row of the history."""
+
+
 def train(
     config: TrainingConfig,
     images: tuple[Images, Images],
     device: torch.device,
     checkpoint: Path,
     source_state: dict[str, Tensor] | None = None,
-    on_epoch: Callable[[dict], None] = lambda row: None,
+    on_epoch: OnEpoch = quiet,
 ) -> tuple[dict[str, Tensor], Progress]:
     """Train a network, or go on where its checkpoint stands.
 
@@ -180,8 +185,7 @@ def train(
     for epoch in range(len(progress.history), config.epochs):
         started = time.perf_counter()
         loss = train_epoch(step, training, epoch)
-        finite = all(p.isfinite().all() for p in model.parameters())
-        if not (math.isfinite(loss) and finite):
+        if not (math.isfinite(loss) and all(p.isfinite().all() for p in model.parameters())):
             what = "weights are not finite" if math.isfinite(loss) else f"loss is {loss}"
             lower = f"lower learning_rate = {config.learning_rate}"
             raise TrainingDiverged(f"{what} in epoch {epoch}; {lower}")
