@@ -261,8 +261,7 @@ def image_batch(images: Tensor, labels: Tensor) -> None:
     if labels.ndim == 2 and labels.dtype == torch.float32:
         if len(labels) != count:
             raise ValueError(f"labels have shape {shape}: allowed is ({count}, classes)")
-        wrong = labels[(labels != 0) & (labels != 1)]
-        if wrong.numel():
+        if (wrong := labels[(labels != 0) & (labels != 1)]).numel():
             raise ValueError(f"labels hold {wrong[0]:.3g}: allowed are 0 and 1")
     elif shape != (count,):
         raise ValueError(f"labels have shape {shape}: allowed is ({count},)")

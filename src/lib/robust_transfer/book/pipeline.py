@@ -67,7 +67,7 @@ def execute(name: str, parameters: dict[str, object]) -> None:
     print(f"executing notebooks/{name}.ipynb", flush=True)
     executed = paths.EXECUTED / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
+    notebook = papermill.execute_notebook(
         paths.NOTEBOOKS / f"{name}.ipynb",
         executed,
         parameters,
@@ -78,7 +78,6 @@ def execute(name: str, parameters: dict[str, object]) -> None:
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it would warn of TCP in every kernel
         coalesce_streams=True,  # of a progress bar only the last state stays
     )
-    notebook = nbformat.read(executed, nbformat.NO_CONVERT)
     tidy(notebook)
     nbformat.write(notebook, executed)
 

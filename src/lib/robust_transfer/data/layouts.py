@@ -186,8 +186,7 @@ class ChestXray14(DataSet):
         self.check_count(split, count, len(rows))
         rows = rows.iloc[np.random.RandomState(SEED).permutation(len(rows))[:count]]
         files = {f.name: f for top in ("", "images_*/") for f in folder.glob(f"{top}images/*")}
-        absent = [name for name in rows["Image Index"] if name not in files]
-        if absent:
+        if absent := [name for name in rows["Image Index"] if name not in files]:
             said = f"{absent[0]} of {self.TABLE} is neither in images nor in images_*/images"
             raise FileNotFoundError(f"{folder}: {said}")
         # "No Finding" is no column: it is the label of zeros.
@@ -206,8 +205,7 @@ class ChestXray14(DataSet):
             raise unreadable(path, self.name, error) from None
         findings = table["Finding Labels"].str.split("|").explode()
         allowed = ["No Finding", *self.class_names]
-        unknown = findings[~findings.isin(allowed)]
-        if len(unknown):
+        if len(unknown := findings[~findings.isin(allowed)]):
             said = f"finding = {unknown.iloc[0]!r}: allowed are {', '.join(allowed)}"
             raise ValueError(f"{path}: {said}")
         if any((folder / name).exists() for name in self.LISTS.values()):

@@ -52,8 +52,7 @@ def pooled(repeated: Iterable[Sequence[float]]) -> Spread | None:
     if not several:
         return None
     freedom = sum(len(accuracies) - 1 for accuracies in several)
-    squares = sum(float(((a - a.mean()) ** 2).sum()) for a in several)
-    return Spread(squares / freedom, freedom)
+    return Spread(sum(float(((a - a.mean()) ** 2).sum()) for a in several) / freedom, freedom)
 
 
 def borrows(seeds: int, others: Spread | None) -> bool:

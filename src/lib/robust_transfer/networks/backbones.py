@@ -19,6 +19,7 @@ IMAGENET = {f"imagenet_{name}": name for name in ("resnet50", "densenet121", "vi
 """Torchvision's name of each network that has published ImageNet weights."""
 
 HALF = (0.5, 0.5, 0.5)
+"""Of each channel the mean and the deviation that map [0, 1] to [-1, 1]."""
 
 
 class Normalise(nn.Module):
@@ -176,9 +177,7 @@ def densenet40(classes: int) -> Backbone:
     176,122 weights.
     """
     channels = 24
-    network = DenseNet(
-        growth_rate=12, block_config=(6, 6, 6), num_init_features=channels, num_classes=classes
-    )
+    network = DenseNet(12, (6, 6, 6), channels, num_classes=classes)
     model = backbone(network, Normalise(), size=None)
     model.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.stem.weight)  # like the rest of the network

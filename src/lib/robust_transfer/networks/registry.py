@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Annotated, TypeVar
+from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator
@@ -15,7 +15,6 @@ from robust_transfer.networks.transfer import batch_norms
 
 torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, on a GPU too
 
-Made = TypeVar("Made")
 
 OURS = (ResNet, DenseNet, backbones.Backbone)
 """Networks that compute with channels last, side by side in memory, whatever they are given."""
@@ -81,7 +80,7 @@ def _outline(network: Callable[[int], nn.Module]) -> nn.Module:
     return _without_values(lambda: network(1))
 
 
-def _without_values(make: Callable[[], Made]) -> Made:
+def _without_values(make: Callable[[], Any]) -> Any:
     """What is made of tensors that have a shape alone, or else of such as have values too."""
     with torch.random.fork_rng(devices=[]):
         try:
