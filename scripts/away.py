@@ -50,7 +50,7 @@ from robust_transfer.evaluation.accuracies import Evaluation, EvaluationConfig
 from robust_transfer.files import write_atomically
 from robust_transfer.records.store import CHECKPOINT, HISTORY
 from robust_transfer.runner import Runner
-from robust_transfer.training.checkpoints import epochs_done, history
+from robust_transfer.training.checkpoints import history
 
 PACK_BYTES, PACKS = 16 << 20, 4
 """What comes back: so many files of at most so many bytes."""
@@ -165,7 +165,7 @@ def unpack(packs: Path, results: Path) -> None:
                 raise ValueError(f"{path}: not a readable pack, copy it anew ({error})") from None
             for new in sorted(Path(folder).glob("*/*")):
                 there = results / new.relative_to(folder)
-                further = new.name == CHECKPOINT and epochs_done(new) > epochs_done(there)
+                further = new.name == CHECKPOINT and len(history(new)) > len(history(there))
                 if further or not there.exists():
                     write_atomically(there, new.read_bytes())
 

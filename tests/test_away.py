@@ -14,7 +14,7 @@ import yaml
 from conftest import alter
 
 from robust_transfer import paths
-from robust_transfer.training.checkpoints import epochs_done
+from robust_transfer.training.checkpoints import history
 from scripts import away
 
 TINY = {"profile": "away", "train_size": 64, "validation_size": 32, "test_size": 40, "epochs": 2}
@@ -200,7 +200,7 @@ def test_the_checkpoint_with_more_epochs_stays(tmp_path, brought, stays):
         safetensors.torch.save_file({"w": torch.zeros(1)}, path, {"progress": progress})
     away.pack(tmp_path / "away", tmp_path / "packs")
     away.unpack(tmp_path / "packs", tmp_path / "home")
-    assert epochs_done(tmp_path / "home" / "a" / "checkpoint.safetensors") == stays
+    assert len(history(tmp_path / "home" / "a" / "checkpoint.safetensors")) == stays
 
 
 def test_a_pack_full_of_small_files_is_no_larger_than_allowed(tmp_path, monkeypatch):
@@ -346,5 +346,5 @@ def test_the_clock_stops_a_run_which_then_goes_on(borrowed, tmp_path):
         assert done.returncode == 0, done.stderr
         assert "time is up: 0 networks are finished" in done.stdout
         (checkpoint,) = (tmp_path / machine).glob("*/checkpoint.safetensors")
-        epochs.append(epochs_done(checkpoint))
+        epochs.append(len(history(checkpoint)))
     assert 0 < epochs[0] < epochs[1]

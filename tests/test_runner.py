@@ -16,7 +16,7 @@ from processes import descendants
 
 from robust_transfer import runner as runner_module
 from robust_transfer.attacks import PGD
-from robust_transfer.runner import Runner, count_batches, time_batch, weights
+from robust_transfer.runner import Runner, count_batches, count_weights, time_batch
 from robust_transfer.training.loop import TrainingConfig, load_data
 
 
@@ -292,4 +292,4 @@ def test_the_estimate_counts_every_pass_of_training_attack_and_validation(tiny, 
 def test_a_batch_takes_time_and_a_network_has_its_weights(tiny):
     config = tiny()
     assert time_batch(config, load_data(config, "")[0], torch.device("cpu")) > 0
-    assert weights(TrainingConfig()) == 853_018
+    assert count_weights(TrainingConfig()) == 853_018

@@ -248,7 +248,7 @@ def test_with_few_seeds_the_spread_of_other_networks_keeps_the_level(seeds, spre
     rng = np.random.default_rng(1)
     held = 0
     for _ in range(500):
-        others = intervals.spread(rng.normal(0.5, spread, (5, 2)))
+        others = intervals.pooled(rng.normal(0.5, spread, (5, 2)))
         trainings = rng.normal(0, spread, (2, seeds, 1))
         images = rng.normal(0, 0.5, (1, 200)) + rng.normal(0, 0.2, (seeds, 200))
         gaps = 0.1 + trainings[0] - trainings[1] + images
@@ -262,8 +262,8 @@ def test_enough_seeds_tell_their_own_spread():
     others = intervals.Spread(1.0, 5)
     assert intervals.paired(gaps, others=others) == intervals.paired(gaps)
     assert intervals.paired(gaps[:2], others=others).high > intervals.paired(gaps[:2]).high
-    assert intervals.spread([[0.5], [0.4]]) is None
-    found = intervals.spread([[0.5], [0.1, 0.3], [0.2, 0.2, 0.2]])
+    assert intervals.pooled([[0.5], [0.4]]) is None
+    found = intervals.pooled([[0.5], [0.1, 0.3], [0.2, 0.2, 0.2]])
     assert found == pytest.approx((0.02 / 3, 3))
 
 

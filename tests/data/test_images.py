@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Generator
 
-from robust_transfer.data.images import augment, divide, gather, training_batches
+from robust_transfer.data.images import Images, augment, divide, training_batches
 from robust_transfer.data.registry import DATASETS, load, register
 
 
@@ -60,16 +60,16 @@ def test_the_first_images_and_a_single_one_are_those_of_the_set():
 def test_the_fingerprint_stands_for_pixels_and_labels():
     images = load("glyphs10", "train", 20)
     pixels, labels = images.pixels.clone(), images.labels.clone()
-    assert gather(pixels, labels).fingerprint == images.fingerprint
+    assert Images.of(pixels, labels).fingerprint == images.fingerprint
     pixels[7, 1, 3, 3] += 1
     labels[7] += 1
-    changed = [gather(pixels, images.labels), gather(images.pixels, labels)]
+    changed = [Images.of(pixels, images.labels), Images.of(images.pixels, labels)]
     assert len({images.fingerprint, *(other.fingerprint for other in changed)}) == 3
 
 
 @pytest.mark.parametrize(("count", "train_size", "seed"), [(50_000, 47_500, 0), (100, 60, 3)])
 def test_the_split_is_that_of_numpys_legacy_generator(count, train_size, seed):
-    images = gather(torch.zeros(count, 3, 1, 1, dtype=torch.uint8), torch.arange(count))
+    images = Images.of(torch.zeros(count, 3, 1, 1, dtype=torch.uint8), torch.arange(count))
     training, validation = divide(images, train_size, seed)
     shuffled = np.random.RandomState(seed).permutation(count)
     assert training.labels.tolist() == shuffled[:train_size].tolist()
@@ -117,7 +117,7 @@ def test_batches_are_the_images_in_order_between_0_and_1():
 @pytest.mark.parametrize(("count", "seen"), [(24, 24), (21, 20), (22, 22)])
 def test_an_epoch_shows_every_image_once_but_no_batch_of_one(count, seen):
     labels = torch.arange(count)
-    images = gather(torch.full((count, 3, 8, 8), 255, dtype=torch.uint8), labels)
+    images = Images.of(torch.full((count, 3, 8, 8), 255, dtype=torch.uint8), labels)
     epochs = [
         torch.cat([labels for _, labels in training_batches(images, 10, generator)]).tolist()
         for generator in (Generator().manual_seed(0), Generator().manual_seed(1))
@@ -131,7 +131,7 @@ def test_an_image_may_have_several_labels():
     numbers = torch.arange(24)
     bits = (numbers[:, None] >> torch.arange(5) & 1).float()  # labels that spell the number
     pixels = numbers.to(torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8)
-    images = gather(pixels, bits)
+    images = Images.of(pixels, bits)
     parts = [(part.pixels / 255, part.labels) for part in divide(images, 15, 0)]
     first, shuffled = images.first(5), training_batches(images, 7, Generator().manual_seed(0))
     parts += [(first.pixels / 255, first.labels), images.batch(9), *images.batches(10), *shuffled]
@@ -140,7 +140,7 @@ def test_an_image_may_have_several_labels():
         spelled = labels @ 2.0 ** torch.arange(5)
         torch.testing.assert_close(shown[:, 0, 4, 4] * 255, spelled)
     assert [len(labels) for _, labels in parts] == [15, 9, 5, 1, 10, 10, 4, 7, 7, 7, 3]
-    assert gather(pixels, 1 - bits).fingerprint != images.fingerprint
+    assert Images.of(pixels, 1 - bits).fingerprint != images.fingerprint
 
 
 def test_names_and_kinds_of_labels_are_known_before_any_image():

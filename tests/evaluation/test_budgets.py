@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robust_transfer.attacks import PGD, ThreatModel, deepfool, fgsm
-from robust_transfer.data.images import gather
+from robust_transfer.data.images import Images
 from robust_transfer.data.registry import DATASETS, load
 from robust_transfer.evaluation import budgets, packing
 from robust_transfer.evaluation.budgets import EPSILONS, NATURAL, BudgetConfig, Budgets
@@ -43,7 +43,7 @@ def labelled(count, columns):
     """Embedded test images with independent labels ``(N, columns)``."""
     drawn = load("glyphs10", "test", count)
     channels = drawn.pixels.float().mean((2, 3))[:, :columns]
-    return gather(drawn.pixels, (channels > channels.median(0).values).float())
+    return Images.of(drawn.pixels, (channels > channels.median(0).values).float())
 
 
 def test_every_condition_is_answered_by_the_network_itself(measured, trained, family, sweep):
@@ -84,7 +84,7 @@ def test_two_classes_and_independent_labels_keep_log_odds_too(sweep):
     harmless = sweep.model_copy(update={"deepfool_images": 0})
     two, many = (build("resnet8", classes, seed=1) for classes in (2, 3))
     drawn = load("glyphs10", "test", 60)
-    halves = gather(drawn.pixels, drawn.labels % 2)
+    halves = Images.of(drawn.pixels, drawn.labels % 2)
     logits = two.eval()(next(halves.batches(60))[0]).detach()
     outputs, distances = budgets.measure(two, halves, harmless)
     expected = (logits[:, 1] - logits[:, 0]).half().numpy()

@@ -232,7 +232,7 @@ def efficientnet_backbone(network):
     first, second, third = (network._blocks[a:b] for a, b in ((0, 5), (5, 11), (11, 16)))
     end = (network._conv_head, network._bn1, network._swish, network._avg_pooling, nn.Flatten())
     stages = (nn.Sequential(*stage) for stage in (first, second, [*third, *end]))
-    return Backbone(stem, *stages, network._fc, Normalise(), 224)
+    return Backbone([stem, *stages, network._fc], Normalise(), 224)
 
 
 def test_pretrained_features_survive_the_wrapping(efficientnet):

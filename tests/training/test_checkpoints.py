@@ -18,7 +18,7 @@ from robust_transfer.records.store import Store, rounded
 from robust_transfer.training import engine
 from robust_transfer.training.checkpoints import (
     Progress,
-    epochs_done,
+    history,
     load_checkpoint,
     save_checkpoint,
     threads,
@@ -75,7 +75,7 @@ def test_a_killed_training_goes_on_and_ends_bit_equal(uninterrupted, tmp_path):
     os.kill(victim.pid, signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     victim.communicate()
-    done = epochs_done(checkpoint)
+    done = len(history(checkpoint))
     assert store.find(config) is None and 2 <= done < config.epochs
     seconds = load_history(checkpoint)
     output, errors = start(tmp_path, config).communicate()
@@ -108,7 +108,7 @@ def test_a_full_disk_is_said_in_one_line_and_costs_one_epoch(uninterrupted, tmp_
     message = errors.strip().splitlines()[-1]
     assert f"{folder / 'checkpoint.safetensors'}: the disk is full; free " in message
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "checkpoint.safetensors"]
-    assert epochs_done(folder / "checkpoint.safetensors") == 3
+    assert len(history(folder / "checkpoint.safetensors")) == 3
     store.get_or_train(config, "", torch.device("cpu"))
     assert_same_network(config, store, expected)
 
@@ -134,7 +134,7 @@ def test_what_a_damaged_checkpoint_says_of_itself_is_passed_over(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     for said in ({}, {"progress": "{", "threads": "x"}, {"progress": "[]", "threads": ""}):
         safetensors.torch.save_file({"w": torch.zeros(1)}, path, said)
-        assert epochs_done(path) == threads(path) == 0
+        assert len(history(path)) == threads(path) == 0
 
 
 def test_writing_makes_folders_and_a_readable_file_and_leaves_nothing_else(tmp_path):
@@ -190,7 +190,7 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
     torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
     momenta, expected = (o.state_dict()["state"] for o in (fresh, optimizer))
     torch.testing.assert_close(momenta, expected, rtol=0, atol=0)
-    assert epochs_done(tmp_path / "c") == 1
+    assert len(history(tmp_path / "c")) == 1
 
 
 def stepped_by(make):
@@ -256,7 +256,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path, capsys, damage):
     path = tmp_path / "checkpoint.safetensors"
     save_checkpoint(path, "me", model, optimizer, {}, Progress([{"epoch": 0}]))
     damage(path)
-    assert epochs_done(path) == 0
+    assert len(history(path)) == 0
     before = {k: v.clone() for k, v in model.state_dict().items()}
     assert load_checkpoint(path, "me", model, optimizer) is None
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
@@ -266,7 +266,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path, capsys, damage):
 
 def test_without_a_checkpoint_there_is_nothing_to_load(tmp_path):
     assert load_checkpoint(tmp_path / "none", "me", *trained_a_little()) is None
-    assert epochs_done(tmp_path / "none") == 0
+    assert len(history(tmp_path / "none")) == 0
 
 
 def test_what_is_set_aside_is_kept_and_replaces_what_was_set_aside_before(tmp_path):

@@ -16,7 +16,7 @@ from robust_transfer.davchev2019.experiment import Profile, grid
 from robust_transfer.networks.cifar import ResNet
 from robust_transfer.networks.registry import build
 from robust_transfer.training import engine
-from robust_transfer.training.checkpoints import epochs_done
+from robust_transfer.training.checkpoints import history
 from robust_transfer.training.loop import (
     RISE,
     Step,
@@ -371,7 +371,7 @@ def test_divergence_names_the_epoch_and_keeps_the_checkpoint_before(tiny, tmp_pa
     config = tiny(name="wild", learning_rate=1e30, batch_size=96, epochs=3)  # one step an epoch
     with pytest.raises(TrainingDiverged, match=r"^loss is nan in epoch 1; lower learning"):
         run(config, tmp_path / "checkpoint")
-    assert epochs_done(tmp_path / "checkpoint") == 1
+    assert len(history(tmp_path / "checkpoint")) == 1
 
 
 def test_weights_that_the_last_step_blew_up_are_not_kept(tiny, tmp_path):
@@ -379,7 +379,7 @@ def test_weights_that_the_last_step_blew_up_are_not_kept(tiny, tmp_path):
     config = tiny(batch_size=96, epochs=1, **steep)
     with pytest.raises(TrainingDiverged, match=r"^weights are not finite in epoch 0"):
         run(config, tmp_path / "checkpoint")
-    assert epochs_done(tmp_path / "checkpoint") == 0
+    assert len(history(tmp_path / "checkpoint")) == 0
 
 
 RESUMED = {

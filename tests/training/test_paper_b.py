@@ -10,7 +10,7 @@ from torch import Generator, nn
 
 from robust_transfer.attacks import PGD, fgsm
 from robust_transfer.data import registry
-from robust_transfer.data.images import divide, gather, training_batches
+from robust_transfer.data.images import Images, divide, training_batches
 from robust_transfer.data.registry import DATASETS, load, load_divided
 from robust_transfer.evaluation import accuracies, measurement
 from robust_transfer.networks.registry import PRETRAINED, build
@@ -52,7 +52,7 @@ def labelled():
     """Training and validation images with three independent labels that their pixels decide."""
     drawn = load("glyphs10", "train", 128)
     channels = drawn.pixels.float().mean((2, 3))
-    marked = gather(drawn.pixels, (channels > channels.median(0).values).float())
+    marked = Images.of(drawn.pixels, (channels > channels.median(0).values).float())
     return divide(marked, 96, 0)
 
 

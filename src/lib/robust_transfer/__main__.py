@@ -23,9 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "publish":
             _publish(profile, paths.resolve(options.results_dir))
             return 0
-        where = {"results_dir": options.results_dir, "data_dir": options.data_dir}
-        asked = {"device": options.device, "workers": options.workers}
-        where |= {name: value for name, value in asked.items() if value is not None}
+        named = ("results_dir", "data_dir", "device", "workers")
+        where = {n: asked for n in named if (asked := getattr(options, n)) is not None}
         where["published_dir"] = "book/results" if options.published else ""
         study = published_study() if as_published else _study_of(profile) or published_study()
         print(f"the book: {pipeline.run(profile, study, where)}")

@@ -110,9 +110,8 @@ class PGD(Config):
         adversarial = images
         if self.random_start:
             noise = torch.empty_like(images).uniform_(-1, 1, generator=generator)
-            adversarial = self.threat_model.project(
-                images + self.threat_model.epsilon * noise, images
-            )
+            start = images + self.threat_model.epsilon * noise
+            adversarial = self.threat_model.project(start, images)
         for _ in range(self.steps):
             gradient = input_gradient(model, adversarial, labels)
             adversarial = adversarial + self.step_size * gradient.sign()
@@ -143,9 +142,8 @@ def loss_of(logits: Tensor, labels: Tensor, reduction: Literal["mean", "sum"] = 
         ValueError: ``logits`` are no tensor, but what a network gives that answers otherwise.
     """
     if not isinstance(logits, Tensor):
-        raise ValueError(
-            f"the network answers with a {type(logits).__name__}: allowed is a tensor of logits"
-        )
+        kind = type(logits).__name__
+        raise ValueError(f"the network answers with a {kind}: allowed is a tensor of logits")
     if labels.ndim == 1:
         return F.cross_entropy(logits.float(), labels, reduction=reduction)
     total = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction=reduction)
@@ -191,18 +189,16 @@ def deepfool(
     image_batch(images, labels)
     if labels.ndim > 1:
         raise ValueError(f"labels have shape {tuple(labels.shape)}: DeepFool needs (N,), a class")
-    one_of("norm", norm, ("l2", "linf"))
+    order = {"l2": 2, "linf": torch.inf}[one_of("norm", norm, ("l2", "linf"))]
     if steps < 1:
         raise ValueError(f"steps = {steps}: allowed is 1 or more")
     import foolbox  # here, because without a git command it cannot be imported at all
 
     attacks = {"l2": foolbox.attacks.L2DeepFoolAttack, "linf": foolbox.attacks.LinfDeepFoolAttack}
     images, labels = _outside_inference(images.detach()), _outside_inference(labels)
-    mode = torch.inference_mode(False)
-    with in_mode(model, "eval"), constant(model), mode, torch.enable_grad():
+    with in_mode(model, "eval"), constant(model), torch.inference_mode(False), torch.enable_grad():
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
         adversarial, _, found = attacks[norm](steps=steps)(wrapped, images, labels, epsilons=None)
-    order = {"l2": 2, "linf": torch.inf}[norm]
     size = torch.linalg.vector_norm(adversarial - images, order, dim=(1, 2, 3))
     return size.where(found, torch.inf)
 
@@ -215,8 +211,7 @@ def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         images = _outside_inference(images.detach()).requires_grad_(True)
         labels = _outside_inference(labels)
-        loss = loss_of(model(images), labels, reduction="sum")
-        return torch.autograd.grad(loss, images)[0]
+        return torch.autograd.grad(loss_of(model(images), labels, reduction="sum"), images)[0]
 
 
 def _outside_inference(tensor: Tensor) -> Tensor:
@@ -229,15 +224,14 @@ def _outside_inference(tensor: Tensor) -> Tensor:
 def in_mode(model: nn.Module, mode: Literal["eval", "train"]) -> Iterator[None]:
     """Put a model in a mode; afterwards modes and running statistics are as they were."""
     modes = [(module, module.training) for module in model.modules()]
-    moved = list(model.buffers()) if mode == "train" else []
-    statistics = [buffer.clone() for buffer in moved]
+    statistics = [(buffer, buffer.clone()) for buffer in model.buffers() if mode == "train"]
     model.train(mode == "train")
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
-        for buffer, before in zip(moved, statistics, strict=True):
+        for buffer, before in statistics:
             buffer.copy_(before)
 
 
@@ -263,10 +257,14 @@ def image_batch(images: Tensor, labels: Tensor) -> None:
         raise ValueError(f"images have shape {tuple(images.shape)}: allowed is (N, 3, H, W)")
     if not images.is_floating_point():
         raise ValueError(f"images are {images.dtype}: allowed is floating point in [0, 1]")
+    shape, count = tuple(labels.shape), len(images)
     if labels.ndim == 2 and labels.dtype == torch.float32:
-        _independent(labels, len(images))
-    elif labels.shape != images.shape[:1]:
-        raise ValueError(f"labels have shape {tuple(labels.shape)}: allowed is ({len(images)},)")
+        if len(labels) != count:
+            raise ValueError(f"labels have shape {shape}: allowed is ({count}, classes)")
+        if (wrong := labels[(labels != 0) & (labels != 1)]).numel():
+            raise ValueError(f"labels hold {wrong[0]:.3g}: allowed are 0 and 1")
+    elif shape != (count,):
+        raise ValueError(f"labels have shape {shape}: allowed is ({count},)")
     elif labels.dtype != torch.int64:
         raise ValueError(f"labels are {labels.dtype}: allowed is torch.int64")
     elif labels.numel() and (lowest := labels.min().item()) < 0:
@@ -274,11 +272,3 @@ def image_batch(images: Tensor, labels: Tensor) -> None:
     low, high = (images.min().item(), images.max().item()) if images.numel() else (0.0, 1.0)
     if not (low >= 0 and high <= 1):
         raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]: allowed is [0, 1]")
-
-
-def _independent(labels: Tensor, count: int) -> None:
-    if len(labels) != count:
-        raise ValueError(f"labels have shape {tuple(labels.shape)}: allowed is ({count}, classes)")
-    wrong = labels[(labels != 0) & (labels != 1)]
-    if wrong.numel():
-        raise ValueError(f"labels hold {wrong[0]:.3g}: allowed are 0 and 1")

@@ -47,10 +47,11 @@ def _one_line(config: type[Config], error: ValidationError) -> str:
     return "; ".join(complaints)
 
 
-def one_of(parameter: str, value: str, allowed: Collection[str]) -> None:
-    """Raise ValueError unless ``value`` is one of the ``allowed`` words."""
+def one_of(parameter: str, value: str, allowed: Collection[str]) -> str:
+    """Return ``value``; raise ValueError unless it is one of the ``allowed`` words."""
     if value not in allowed:
         raise ValueError(f"{parameter} = {value!r}: allowed are {', '.join(sorted(allowed))}")
+    return value
 
 
 def read(kind: type[Config], path: Path | str) -> Config:

@@ -160,14 +160,13 @@ class Runner(Config):
         """Find out what cannot work before hours are spent, and say what will run."""
         _context()  # workers come from a process that imports the library while this one decodes
         Path(self.results_dir).mkdir(parents=True, exist_ok=True)
-        device, batch_seconds = self.torch_device, {}
-        seconds = bytes_needed = 0
+        device, batch_seconds, seconds = self.torch_device, {}, 0
         for config in missing:
             images, validation = loop.load_data(config, self.data_dir)
             if (kind := (config.network, config.dataset, config.batch_size)) not in batch_seconds:
                 batch_seconds[kind] = time_batch(config, images, device)
             seconds += batch_seconds[kind] * count_batches(config, len(images), len(validation))
-            bytes_needed += BYTES_PER_WEIGHT * weights(config)
+        bytes_needed = BYTES_PER_WEIGHT * sum(count_weights(config) for config in missing)
         if (free := shutil.disk_usage(self.results_dir).free) < bytes_needed:
             needed = f"{bytes_needed >> 20} MiB needed, {free >> 20} MiB free on its disk"
             raise OSError(f"results_dir = {self.results_dir!r}: {needed}")
@@ -232,9 +231,8 @@ class Crew:
     def begin(self) -> None:
         """Give work to idle workers; what started from a failed network fails with it."""
         for config in list(self.waiting):
-            free = len(self.running) < self.workers
-            if self.suspects:
-                free = config in self.suspects and not self.running
+            alone = config in self.suspects and not self.running
+            free = alone if self.suspects else len(self.running) < self.workers
             if config.source in self.failed:
                 self.failed[config] = f"{config.name} needs {config.source.name}"
                 self.waiting.remove(config)
@@ -260,7 +258,7 @@ class Crew:
                 self.failed[config] = f"{config.name}: {error}"
 
 
-def weights(config: TrainingConfig) -> int:
+def count_weights(config: TrainingConfig) -> int:
     """Number of weights of a configured network."""
     return sum(p.numel() for p in initial_model(config, None).parameters())
 
@@ -283,8 +281,7 @@ def count_batches(config: TrainingConfig, images: int, validation: int) -> float
 
     A pass for the input gradient alone counts two thirds, a forward pass one third.
     """
-    attack = 0.67 * config.attack.steps if config.attack else 0
-    halves = 2 if config.attack else 1
+    attack, halves = (0.67 * config.attack.steps, 2) if config.attack else (0, 1)
     per_epoch = (halves + attack) * images + (0.33 * halves + attack) * validation
     return config.epochs * per_epoch / config.batch_size
 

@@ -22,7 +22,7 @@ from robust_transfer.presentation.tables import (
     show,
 )
 from robust_transfer.records.store import WEIGHTS, Record, Store, folder_name
-from robust_transfer.runner import weights
+from robust_transfer.runner import count_weights
 
 FROZEN = {None: "nothing", "all": "nothing", "head": "all but the head"}
 FROZEN |= {"stage3": "all but stage 3 and the head"}
@@ -51,11 +51,8 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     paths.GENERATED.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         (paths.GENERATED / f"{name}.html").write_text(part)
-    ours = tables.results(own)
-    drawings = {
-        "figure1": figures.scheme(networks),
-        "survival": figures.survival({"this run": ours, "paper": tables.paper()}),
-    }
+    survival = figures.survival({"this run": tables.results(own), "paper": tables.paper()})
+    drawings = {"figure1": figures.scheme(networks), "survival": survival}
     for name, drawing in drawings.items():
         drawing.savefig(paths.GENERATED / f"{name}.svg", metadata={"Date": None})
 
@@ -73,11 +70,8 @@ def _card(run: Run) -> str:
         facts |= {c: f"{percent_interval(*of)} % of {n} images" for c, of in shares.items()}
     table = pd.Series(facts).to_frame().to_html(header=False, escape=False, border=0)
     name = run.network.id
-    summary = f"{run.network.label} <code>{name}</code>"
-    return (
-        f'<details class="network" id="{name}"><summary>{summary}</summary>'
-        f"{scrolling(table)}</details>"
-    )
+    summary = f"<summary>{run.network.label} <code>{name}</code></summary>"
+    return f'<details class="network" id="{name}">{summary}{scrolling(table)}</details>'
 
 
 def _training(network: Network, record: Record) -> dict[str, str]:
@@ -91,7 +85,7 @@ def _training(network: Network, record: Record) -> dict[str, str]:
     if validation["adversarial"] is not None:
         shares.append(f"{percent(validation['adversarial'])} % under its training attack")
     return {
-        "what it is": f"{config.network}, {weights(config):,} weights",
+        "what it is": f"{config.network}, {count_weights(config):,} weights",
         "made for": network.role,
         "images": f"{config.dataset}, {config.train_size:,} to train, "
         f"{config.validation_size:,} to validate",
@@ -148,8 +142,7 @@ def _scale(profile: Profile, store: Store) -> str:
 
 def _compared(name: str, done: list[Run], again: list[Run]) -> str:
     """The differences in and behind the headline whose networks are finished."""
-    finished = {run.network.id for run in done}
-    pairs = [pair for pair in experiment.COMPARED if {*pair} <= finished]
+    pairs = [pair for pair in experiment.COMPARED if {*pair} <= {run.network.id for run in done}]
     if not pairs:
         return ""
     parts = [show(comparison.comparisons(done + again, pairs), f"comparisons-{name}").data]
@@ -192,30 +185,24 @@ def by_cell(runs: pd.DataFrame) -> pd.DataFrame:
 
 def environments(records: list[Record]) -> pd.DataFrame:
     """Machines and versions that trained the networks, with what each of them did."""
-    names = ("device", "threads", "python", "torch", "torchvision", "numpy")
-    rows = [
-        {name: record.provenance[name] for name in names}
-        | {"networks": 1, "minutes": record.seconds / 60}
-        for record in records
-    ]
-    table = pd.DataFrame(rows).groupby(list(names), as_index=False).sum()
+    names = ["device", "threads", "python", "torch", "torchvision", "numpy"]
+    table = pd.DataFrame([record.provenance for record in records])[names]
+    table = table.assign(networks=1, minutes=[record.seconds / 60 for record in records])
+    table = table.groupby(names, as_index=False).sum()
     return table.set_axis([f"environment {i + 1}" for i in range(len(table))]).T
 
 
 def fingerprints(own: list[Run]) -> pd.DataFrame:
     """Which images were used for what: their number, and the SHA-256 that identifies them."""
-    table = {}
-
-    def enter(dataset: str, part: str, images: int, digest: str) -> None:
-        table[digest] = {"data set": dataset, "part": part, "images": images, "SHA-256": digest}
-
+    rows = []
     for run in own:
         config, data = run.network.config, run.record.data
-        enter(config.dataset, "training", config.train_size, data["training"])
-        enter(config.dataset, "validation", config.validation_size, data["validation"])
+        rows.append((config.dataset, "training", config.train_size, data["training"]))
+        rows.append((config.dataset, "validation", config.validation_size, data["validation"]))
     content = own[-1].evaluation.content
-    enter(own[-1].network.config.dataset, "test", content["n"], content["data"])
-    return pd.DataFrame(table.values()).set_index("data set")
+    rows.append((config.dataset, "test", content["n"], content["data"]))
+    table = pd.DataFrame(rows, columns=["data set", "part", "images", "SHA-256"])
+    return table.drop_duplicates("SHA-256").set_index("data set")
 
 
 def short(table: pd.DataFrame) -> pd.DataFrame:

@@ -46,15 +46,12 @@ def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
             ``book/_executed``.
         RuntimeError: the book does not build cleanly.
     """
-    where_study = where
-    if study_file.stem != profile.stem:
-        where_study = where | {"published_dir": "book/results"}
+    only_shown = {} if study_file.stem == profile.stem else {"published_dir": "book/results"}
     first = {"profile": os.path.relpath(profile, paths.ROOT)} | where
-    second = {"study": os.path.relpath(study_file, paths.ROOT)} | where_study
+    second = {"study": os.path.relpath(study_file, paths.ROOT)} | where | only_shown
     protocol, runner = assemble(experiment.Profile, first)
     study, study_runner = assemble(Study, second)
-    networks = experiment.grid(protocol) + experiment.again(protocol)
-    needed = [network.config for network in networks]
+    needed = [n.config for n in experiment.grid(protocol) + experiment.again(protocol)]
     also = [config for cell in cells(study) for config in cell.configs]
     for config in runner.missing(needed) + study_runner.missing(also):
         load_data(config, runner.data_dir)  # now, not after the first notebooks
@@ -70,7 +67,7 @@ def execute(name: str, parameters: dict[str, object]) -> None:
     print(f"executing notebooks/{name}.ipynb", flush=True)
     executed = paths.EXECUTED / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
+    notebook = papermill.execute_notebook(
         paths.NOTEBOOKS / f"{name}.ipynb",
         executed,
         parameters,
@@ -81,7 +78,6 @@ def execute(name: str, parameters: dict[str, object]) -> None:
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it would warn of TCP in every kernel
         coalesce_streams=True,  # of a progress bar only the last state stays
     )
-    notebook = nbformat.read(executed, nbformat.NO_CONVERT)
     tidy(notebook)
     nbformat.write(notebook, executed)
 
@@ -122,9 +118,8 @@ def build(profile: experiment.Profile, store: Store, study: Study, study_store: 
     if done.returncode:
         log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
         problems = [line for line in log.splitlines() if "WARNING" in line or "ERROR" in line]
-        raise RuntimeError(
-            "the book does not build cleanly: " + "; ".join(problems or [log[-2000:]])
-        )
+        why = "; ".join(problems or [log[-2000:]])
+        raise RuntimeError(f"the book does not build cleanly: {why}")
     return paths.ROOT / "_build" / "html" / "index.html"
 
 
@@ -148,27 +143,22 @@ def publish(profile: experiment.Profile, store: Store) -> list[str]:
             write_sealed(target / folder_name(network.config) / name, content)
     published = runs.find(networks, there, experiment.evaluation(profile))
     rows = [run for run in published if run.network.in_table]
-    attacked = experiment.to_attack_harder(networks)
-    harder = runs.find(attacked, there, experiment.stronger(profile))
+    harder = runs.find(experiment.to_attack_harder(networks), there, experiment.stronger(profile))
     missing = [_named(run) for run in published if run.record is None]
     missing += [f"evaluation of {_named(run)}" for run in rows if run.evaluation is None]
     missing += [f"stronger attack on {_named(run)}" for run in harder if run.evaluation is None]
     if not missing:
-        _draw_table(profile.profile, [run for run in rows if not run.network.further], target)
+        theirs = tables.paper()
+        ours = tables.results([run for run in rows if not run.network.further])
+        ours.drop(columns="label").round(6).to_csv(target / experiment.TABLE)
+        shown = {profile.profile: ours, "paper": theirs}
+        drawn = figures.heatmaps(shown, tables.heatmap_blocks("4", theirs))
+        drawn.savefig(target / "figure4.png", dpi=100)
     return missing
 
 
 def _named(run: runs.Run) -> str:
-    seed = f", seed {run.network.config.seed}" if run.network.further else ""
-    return f"{run.network.id}{seed}"
-
-
-def _draw_table(name: str, own: list[runs.Run], target: Path) -> None:
-    ours, theirs = tables.results(own), tables.paper()
-    ours.drop(columns="label").round(6).to_csv(target / experiment.TABLE)
-    figures.heatmaps({name: ours, "paper": theirs}, tables.heatmap_blocks("4", theirs)).savefig(
-        target / "figure4.png", dpi=100
-    )
+    return run.network.id + (f", seed {run.network.config.seed}" if run.network.further else "")
 
 
 def publish_study(study: Study, store: Store) -> list[str]:
@@ -185,8 +175,7 @@ def publish_study(study: Study, store: Store) -> list[str]:
     for cell in cells(study):
         repeats = []
         for config in cell.configs:
-            found = cell.budgets.find(store, config)
-            if found is None:
+            if (found := cell.budgets.find(store, config)) is None:
                 missing.append(f"{config.name}, seed {config.seed}")
                 continue
             *sources, own = store.lineage(config)

@@ -57,7 +57,7 @@ class Reproduction:
     def spread(self, column: str) -> Spread | None:
         """How far apart seeds lie in a column, over the networks that have several."""
         named = {name: tuple(repeats.values()) for name, repeats in self.evaluations.items()}
-        return accuracies.spread(named, column)
+        return accuracies.seed_spread(named, column)
 
     def borrows(self, first: Accuracy, second: Accuracy) -> bool:
         """Whether the interval of their gap takes the spread between seeds from other networks."""

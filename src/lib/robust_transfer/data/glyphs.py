@@ -98,9 +98,7 @@ def draw(task: str, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     seed = [list(TASKS).index(task), SPLITS.index(split)]
     dice = iter(np.random.default_rng([*seed, 0]).random((count, 32)).T[..., None, None])
     noise = np.random.default_rng([*seed, 1]).standard_normal((count, 3, SIZE, SIZE), np.float32)
-    images = ground(dice)
-    images += glyphs(task, labels, dice)
-    images += gratings(FIRST[task] + labels, dice)
+    images = ground(dice) + glyphs(task, labels, dice) + gratings(FIRST[task] + labels, dice)
     images += NOISE * noise
     return np.clip(np.rint(255 * images), 0, 255).astype(np.uint8), labels
 

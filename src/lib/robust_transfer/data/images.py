@@ -7,6 +7,7 @@ there, without worker processes.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -28,22 +29,29 @@ class Images:
     labels: Tensor
     fingerprint: str
 
+    @classmethod
+    def of(cls, pixels: Tensor, labels: Tensor) -> Self:
+        """Make a set of ``pixels`` and ``labels``, with its fingerprint."""
+        digest = hashlib.sha256(pixels.flatten().numpy())  # read in place: no copy of gigabytes
+        digest.update(labels.flatten().numpy())
+        return cls(pixels, labels, digest.hexdigest())
+
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: Tensor) -> "Images":
+    def take(self, indices: Tensor) -> Self:
         """The images at ``indices``, as a set of their own."""
-        return gather(self.pixels[indices], self.labels[indices])
+        return Images.of(self.pixels[indices], self.labels[indices])
 
-    def first(self, count: int) -> "Images":
+    def first(self, count: int) -> Self:
         """The first ``count`` images."""
-        return gather(self.pixels[:count], self.labels[:count])
+        return Images.of(self.pixels[:count], self.labels[:count])
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         """One image as a batch: float ``(1, 3, H, W)`` in [0, 1], and its label."""
         return to_float(self.pixels[index : index + 1]), self.labels[index : index + 1]
 
-    def to(self, device: torch.device) -> "Images":
+    def to(self, device: torch.device) -> Self:
         """The same set on another device."""
         return Images(self.pixels.to(device), self.labels.to(device), self.fingerprint)
 
@@ -51,13 +59,6 @@ class Images:
         """Yield float images in [0, 1] and labels, in order, ``size`` at a time."""
         for pixels, labels in zip(self.pixels.split(size), self.labels.split(size), strict=True):
             yield to_float(pixels), labels
-
-
-def gather(pixels: Tensor, labels: Tensor) -> Images:
-    """Make a set of ``pixels`` and ``labels``, with its fingerprint."""
-    digest = hashlib.sha256(pixels.flatten().numpy())  # read in place: no copy of gigabytes
-    digest.update(labels.flatten().numpy())
-    return Images(pixels, labels, digest.hexdigest())
 
 
 def divide(images: Images, train_size: int, seed: int) -> tuple[Images, Images]:

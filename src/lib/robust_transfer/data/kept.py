@@ -14,7 +14,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from robust_transfer import paths
-from robust_transfer.data.images import Images, gather
+from robust_transfer.data.images import Images
 from robust_transfer.files import lock
 
 LEAST = 2**24
@@ -50,7 +50,7 @@ def _read(path: Path) -> Images | None:
     """The images in a file; None if there is none, or not what was written."""
     damaged = OSError, SafetensorError, KeyError, TypeError
     with suppress(*damaged), safetensors.safe_open(path, "pt") as file:
-        images = gather(file.get_tensor("pixels"), file.get_tensor("labels"))
+        images = Images.of(file.get_tensor("pixels"), file.get_tensor("labels"))
         return images if file.metadata()["fingerprint"] == images.fingerprint else None
 
 

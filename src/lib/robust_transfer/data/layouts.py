@@ -96,16 +96,15 @@ class Parquet(DataSet):
     def find(self, split: str, count: int, data_dir: str) -> Found:
         self.check_count(split, count, self.sizes[split])
         stem = self.test_stem if split == "test" else split
-        shards = sorted(self.folder(data_dir).glob(f"{stem}-*.parquet"))
+        folder, columns = self.folder(data_dir), [self.image_column, self.label_column]
+        shards = sorted(folder.glob(f"{stem}-*.parquet"))
         if not shards:
-            return self.find_elsewhere(split, count, data_dir)
+            return self.find_elsewhere(stem, count, data_dir)
         pictures, labels = [], []
         for index, shard in enumerate(shards):
             if f"-{index:05d}-of-" not in shard.name:
-                missing = f"shard {index} of {self.name} {stem} is missing"
-                raise FileNotFoundError(f"{shard.parent}: {missing}")
+                raise FileNotFoundError(f"{folder}: shard {index} of {self.name} {stem} is missing")
             try:
-                columns = [self.image_column, self.label_column]
                 table = parquet.read_table(shard, columns=columns).slice(0, count - len(labels))
                 cells, numbers = (table[column].to_pylist() for column in columns)
                 pictures += [Picture(shard, cell["bytes"]) for cell in cells]
@@ -115,20 +114,16 @@ class Parquet(DataSet):
             if len(labels) == count:
                 break
         if len(labels) < count:
-            raise FileNotFoundError(
-                f"{shards[0].parent}: {count} {stem} images wanted, {len(labels)} found; "
-                "a shard is missing"
-            )
-        if not 0 <= min(labels) <= max(labels) < len(self.class_names):
-            raise ValueError(
-                f"{shards[0].parent}: labels from {min(labels)} to {max(labels)}; "
-                f"allowed are 0 to {len(self.class_names) - 1}"
-            )
+            said = f"{count} {stem} images wanted, {len(labels)} found; a shard is missing"
+            raise FileNotFoundError(f"{folder}: {said}")
+        low, high = min(labels), max(labels)
+        if not 0 <= low <= high < self.classes:
+            said = f"labels from {low} to {high}; allowed are 0 to {self.classes - 1}"
+            raise ValueError(f"{folder}: {said}")
         return pictures, np.asarray(labels, dtype=np.int64)
 
-    def find_elsewhere(self, split: str, count: int, data_dir: str) -> Found:
-        """Find the images where there are no shards."""
-        stem = self.test_stem if split == "test" else split
+    def find_elsewhere(self, stem: str, count: int, data_dir: str) -> Found:
+        """Find the images where there are no shards ``<stem>-….parquet``."""
         raise FileNotFoundError(f"data_dir = '{data_dir}': no {self.name}/{stem}-*.parquet")
 
 
@@ -138,14 +133,13 @@ class Cifar(Parquet):
 
     torchvision_class: type
 
-    def find_elsewhere(self, split: str, count: int, data_dir: str) -> Found:
+    def find_elsewhere(self, stem: str, count: int, data_dir: str) -> Found:
         try:
-            found = self.torchvision_class(data_dir, train=split == "train", download=True)
+            found = self.torchvision_class(data_dir, train=stem == "train", download=True)
         except Exception as error:
-            raise FileNotFoundError(
-                f"data_dir = '{data_dir}': no {self.name}/{split}-*.parquet, and torchvision's "
-                f"{self.name} is neither there nor could be downloaded ({error})"
-            ) from None
+            absent = f"no {self.name}/{stem}-*.parquet, and torchvision's {self.name} is neither"
+            said = f"{absent} there nor could be downloaded ({error})"
+            raise FileNotFoundError(f"data_dir = '{data_dir}': {said}") from None
         return in_memory(found.data[:count]), np.asarray(found.targets[:count], dtype=np.int64)
 
 
@@ -162,11 +156,9 @@ class ClassFolders(DataSet):
             found = ImageFolder(folder)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"data_dir = '{data_dir}': {error}") from None
-        if len(found.classes) != len(self.class_names):
-            raise ValueError(
-                f"data_dir = '{data_dir}': {self.name}/{folder.name} has {len(found.classes)} "
-                f"class folders; allowed are {len(self.class_names)}"
-            )
+        if len(found.classes) != self.classes:
+            said = f"{self.name}/{folder.name} has {len(found.classes)} class folders"
+            raise ValueError(f"data_dir = '{data_dir}': {said}; allowed are {self.classes}")
         self.check_count(split, count, len(found))
         order = np.random.RandomState(SEED).permutation(len(found))
         labels = pd.Series(np.asarray(found.targets, dtype=np.int64)[order])
@@ -193,14 +185,10 @@ class ChestXray14(DataSet):
         rows = self.rows(folder, split)
         self.check_count(split, count, len(rows))
         rows = rows.iloc[np.random.RandomState(SEED).permutation(len(rows))[:count]]
-        files = {file.name: file for file in folder.glob("images/*")}
-        files |= {file.name: file for file in folder.glob("images_*/images/*")}
-        absent = rows["Image Index"][~rows["Image Index"].isin(list(files))]
-        if len(absent):
-            raise FileNotFoundError(
-                f"{folder}: {absent.iloc[0]} of {self.TABLE} is neither in images nor in "
-                "images_*/images"
-            )
+        files = {f.name: f for top in ("", "images_*/") for f in folder.glob(f"{top}images/*")}
+        if absent := [name for name in rows["Image Index"] if name not in files]:
+            said = f"{absent[0]} of {self.TABLE} is neither in images nor in images_*/images"
+            raise FileNotFoundError(f"{folder}: {said}")
         # "No Finding" is no column: it is the label of zeros.
         findings = rows["Finding Labels"].str.get_dummies("|")
         labels = findings.reindex(columns=self.class_names, fill_value=0).to_numpy(np.float32)
@@ -216,12 +204,10 @@ class ChestXray14(DataSet):
         except Exception as error:
             raise unreadable(path, self.name, error) from None
         findings = table["Finding Labels"].str.split("|").explode()
-        unknown = findings[~findings.isin([*self.class_names, "No Finding"])]
-        if len(unknown):
-            raise ValueError(
-                f"{path}: finding = {unknown.iloc[0]!r}: allowed are No Finding, "
-                + ", ".join(self.class_names)
-            )
+        allowed = ["No Finding", *self.class_names]
+        if len(unknown := findings[~findings.isin(allowed)]):
+            said = f"finding = {unknown.iloc[0]!r}: allowed are {', '.join(allowed)}"
+            raise ValueError(f"{path}: {said}")
         if any((folder / name).exists() for name in self.LISTS.values()):
             listed = (folder / self.LISTS[split]).read_text().split()
             return table[table["Image Index"].isin(listed)]

@@ -1,6 +1,6 @@
 """Every data set by name, and the one way to load its images."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from robust_transfer.config import one_of
 from robust_transfer.data import glyphs, kept, layouts
-from robust_transfer.data.images import Images, divide, gather
+from robust_transfer.data.images import Images, divide
 from robust_transfer.data.layouts import DataSet, decode
 
 
@@ -19,27 +19,21 @@ def numbered(count: int) -> list[str]:
     return [f"class {label}" for label in range(count)]
 
 
-CIFAR_SIZES = {"train": 50_000, "test": 10_000}
+cifar = partial(layouts.Cifar, side=32, sizes={"train": 50_000, "test": 10_000}, image_column="img")
 DATASETS: dict[str, DataSet] = {
     dataset.name: dataset
     for dataset in (
-        layouts.Cifar(
+        cifar(
             name="cifar10",
             class_names=[
                 *("airplane", "automobile", "bird", "cat", "deer"),
                 *("dog", "frog", "horse", "ship", "truck"),
             ],
-            side=32,
-            sizes=CIFAR_SIZES,
-            image_column="img",
             torchvision_class=CIFAR10,
         ),
-        layouts.Cifar(
+        cifar(
             name="cifar100",
             class_names=numbered(100),
-            side=32,
-            sizes=CIFAR_SIZES,
-            image_column="img",
             label_column="fine_label",
             torchvision_class=CIFAR100,
         ),
@@ -87,12 +81,7 @@ def register(dataset: DataSet) -> None:
     DATASETS[dataset.name] = dataset
 
 
-def _known_name(name: str) -> str:
-    one_of("dataset", name, DATASETS)
-    return name
-
-
-DataSetName = Annotated[str, AfterValidator(_known_name)]
+DataSetName = Annotated[str, AfterValidator(partial(one_of, "dataset", allowed=DATASETS))]
 """Type of a configuration's field that names a data set."""
 
 
@@ -115,16 +104,15 @@ def load(name: str, split: str, count: int, data_dir: str = "", image_size: int 
         FileNotFoundError: no data at ``data_dir`` and none could be downloaded; a part is missing.
         OSError: a file is truncated or altered.
     """
-    one_of("dataset", name, DATASETS)
+    dataset = DATASETS[one_of("dataset", name, DATASETS)]
     one_of("split", split, ("train", "test"))
     if image_size < 0:
         raise ValueError(f"image_size = {image_size}: allowed are whole numbers from 1, or 0")
-    dataset = DATASETS[name]
     side = image_size or dataset.side
 
     def make() -> Images:
         pictures, labels = dataset.find(split, count, data_dir)
-        return gather(torch.from_numpy(decode(pictures, name, side)), torch.from_numpy(labels))
+        return Images.of(torch.from_numpy(decode(pictures, name, side)), torch.from_numpy(labels))
 
     known_as, folder = f"{name}-{split}-{count}-{side}", Path(data_dir, name)
     ours = type(dataset).__module__ == layouts.__name__  # one's own code may change

@@ -77,7 +77,7 @@ def between_seeds(runs: list[Run]) -> str:
     shown = ", ".join(f"{100 * of.variance**0.5:.1f} in {name}" for name, of in spreads.items())
     squares = {}
     for name, repeats in ours.evaluations.items():
-        if of := intervals.spread([[e.accuracy("wb_pgd") for e in repeats.values()]]):
+        if of := intervals.pooled([[e.accuracy("wb_pgd") for e in repeats.values()]]):
             squares[name] = of.variance * of.freedom
     widest = max(squares, key=squares.get)
     share = squares[widest] / max(sum(squares.values()), np.finfo(float).tiny)

@@ -213,8 +213,7 @@ def measure(
         for batch, labels in images.batches(size):
             outputs.append({NATURAL: kept(model(batch), labels)})
             for condition, attack in config.attacks.items():
-                seen = attack(target, batch, labels)
-                outputs[-1][condition] = kept(model(seen), labels)
+                outputs[-1][condition] = kept(model(attack(target, batch, labels)), labels)
             attacked = batch[:left], labels[:left]
             distances.append({n: deepfool(target, *attacked, n) for n in NORMS if left})
             left -= min(left, len(batch))

@@ -42,7 +42,7 @@ class Spread(NamedTuple):
     freedom: int
 
 
-def spread(repeated: Iterable[Sequence[float]]) -> Spread | None:
+def pooled(repeated: Iterable[Sequence[float]]) -> Spread | None:
     """Pool the spread between seeds over networks; None if each was trained once.
 
     Args:
@@ -52,8 +52,7 @@ def spread(repeated: Iterable[Sequence[float]]) -> Spread | None:
     if not several:
         return None
     freedom = sum(len(accuracies) - 1 for accuracies in several)
-    squares = sum(float(((a - a.mean()) ** 2).sum()) for a in several)
-    return Spread(squares / freedom, freedom)
+    return Spread(sum(float(((a - a.mean()) ** 2).sum()) for a in several) / freedom, freedom)
 
 
 def borrows(seeds: int, others: Spread | None) -> bool:
@@ -118,9 +117,7 @@ def bootstrap(
 
 def signed(points: float, digits: int = 1) -> str:
     """A difference in percentage points, with its sign; nothing for NaN, which nobody printed."""
-    if math.isnan(points):
-        return ""
-    return f"{points:+.{digits}f}".replace("-", "−")
+    return "" if math.isnan(points) else f"{points:+.{digits}f}".replace("-", "−")
 
 
 def with_interval(mean: float, low: float, high: float, digits: int = 1) -> str:

@@ -83,9 +83,8 @@ class MeasurementConfig(Config):
             prepared = self.prepare(store, data_dir, device)
             started = time.perf_counter()
             measured = self._measure(model, images.to(device), prepared)
-            seconds = round(time.perf_counter() - started, 3)
+            made = {"data": images.fingerprint, "seconds": round(time.perf_counter() - started, 3)}
             named = {"config": self.model_dump(mode="json"), "network": network.hash} | checksums
-            made = {"data": images.fingerprint, "seconds": seconds}
             return named | {"n": len(images)} | measured | made
 
         content = store.get_or_compute(network, self.file_name, checksums, compute, device)

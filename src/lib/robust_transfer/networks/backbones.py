@@ -5,7 +5,7 @@ They are torchvision's, taken apart into the parts that transfer strategies name
 adversary moves the data's own pixels and gradients flow back to them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -15,12 +15,11 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import DenseNet, ResNet, VisionTransformer
 
-IMAGENET = {
-    "imagenet_resnet50": "resnet50",
-    "imagenet_densenet121": "densenet121",
-    "imagenet_vit_b_16": "vit_b_16",
-}
+IMAGENET = {f"imagenet_{name}": name for name in ("resnet50", "densenet121", "vit_b_16")}
 """Torchvision's name of each network that has published ImageNet weights."""
+
+HALF = (0.5, 0.5, 0.5)
+"""Of each channel the mean and the deviation that map [0, 1] to [-1, 1]."""
 
 
 class Normalise(nn.Module):
@@ -29,9 +28,7 @@ class Normalise(nn.Module):
     By default to [-1, 1]: mean 0.5 and deviation 0.5 (paper A, §2.2).
     """
 
-    def __init__(
-        self, mean: Sequence[float] = (0.5, 0.5, 0.5), std: Sequence[float] = (0.5, 0.5, 0.5)
-    ) -> None:
+    def __init__(self, mean: Sequence[float] = HALF, std: Sequence[float] = HALF) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
@@ -53,21 +50,11 @@ class Backbone(nn.Module):
     ``stage3`` the last norm, pooling and flattening: the ``head`` meets features ``(N, width)``.
     """
 
-    def __init__(
-        self,
-        stem: nn.Module,
-        stage1: nn.Module,
-        stage2: nn.Module,
-        stage3: nn.Module,
-        head: nn.Linear,
-        normalise: Normalise,
-        size: int | None,
-    ) -> None:
-        """Join the parts; images are resized to ``size`` squared, or taken as they are if None."""
+    def __init__(self, parts: Iterable[nn.Module], normalise: Normalise, size: int | None) -> None:
+        """Join ``stem`` to ``head``; images are resized to ``size`` squared, or not if None."""
         super().__init__()
         self.normalise, self.size = normalise, size
-        self.stem, self.stage1, self.stage2, self.stage3 = stem, stage1, stage2, stage3
-        self.head = head
+        self.stem, self.stage1, self.stage2, self.stage3, self.head = parts
 
     def forward(self, images: Tensor) -> Tensor:
         x = resize(self.normalise(channels_last(images)), self.size)
@@ -146,7 +133,7 @@ def backbone(
             raise ValueError(f"network is a {type(network).__name__}: allowed are {allowed}")
     first, second, third = stages[: cuts[0]], stages[cuts[0] : cuts[1]], stages[cuts[1] :]
     parts = (nn.Sequential(*part) for part in (stem, first, second, [*third, *end]))
-    return Backbone(*parts, head, normalise, size)
+    return Backbone([*parts, head], normalise, size)
 
 
 def imagenet(name: str, classes: int, pretrained: bool = False) -> Backbone:
@@ -161,8 +148,7 @@ def imagenet(name: str, classes: int, pretrained: bool = False) -> Backbone:
     Raises:
         OSError: weights that can neither be downloaded nor read.
     """
-    make = downloaded if pretrained else torchvision.models.get_model
-    network = make(IMAGENET[name])
+    network = (downloaded if pretrained else torchvision.models.get_model)(IMAGENET[name])
     model = backbone(network, Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), size=224)
     model.head = nn.Linear(model.head.in_features, classes)
     return model
@@ -178,11 +164,10 @@ def downloaded(name: str) -> nn.Module:
     try:
         return torchvision.models.get_model(name, weights=weights)
     except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-        folder, file = Path(torch.hub.get_dir(), "checkpoints"), Path(weights.url).name
-        raise OSError(
-            f"pretrained = True: no weights of {name} ({type(error).__name__}); "
-            f"download {weights.url} and put it at {folder / file}"
-        ) from error
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        lack = f"no weights of {name} ({type(error).__name__})"
+        advice = f"download {weights.url} and put it at {file}"
+        raise OSError(f"pretrained = True: {lack}; {advice}") from error
 
 
 def densenet40(classes: int) -> Backbone:
@@ -192,9 +177,7 @@ def densenet40(classes: int) -> Backbone:
     176,122 weights.
     """
     channels = 24
-    network = DenseNet(
-        growth_rate=12, block_config=(6, 6, 6), num_init_features=channels, num_classes=classes
-    )
+    network = DenseNet(12, (6, 6, 6), channels, num_classes=classes)
     model = backbone(network, Normalise(), size=None)
     model.stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.stem.weight)  # like the rest of the network

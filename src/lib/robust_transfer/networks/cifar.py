@@ -46,9 +46,8 @@ class ResNet(nn.Module):
         super().__init__()
         blocks = (depth - 2) // 6
         self.normalise = Normalise()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
+        conv = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.stem = nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
         self.stage1 = self._stage(width, width, blocks, stride=1)
         self.stage2 = self._stage(width, 2 * width, blocks, stride=2)
         self.stage3 = self._stage(2 * width, 4 * width, blocks, stride=2)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator
@@ -38,12 +38,7 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
 """All networks by name: number of classes to freshly initialised network."""
 
 
-def _known(name: str) -> str:
-    one_of("network", name, NETWORKS)
-    return name
-
-
-NetworkName = Annotated[str, AfterValidator(_known)]
+NetworkName = Annotated[str, AfterValidator(partial(one_of, "network", allowed=NETWORKS))]
 """Type of a configuration's field that names a network."""
 
 
@@ -62,10 +57,10 @@ def build(name: str, classes: int, seed: int, pretrained: bool = False) -> nn.Mo
         OSError: published weights that can neither be downloaded nor read.
     """
     what, known = ("pretrained network", PRETRAINED) if pretrained else ("network", NETWORKS)
-    one_of(what, name, known)
+    network = known[one_of(what, name, known)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = known[name](classes)
+        model = network(classes)
     if type(model) in OURS:  # another's forward may rely on the layout that PyTorch begins with
         model = model.to(memory_format=torch.channels_last)
     return model
@@ -77,17 +72,23 @@ def outline(name: str) -> nn.Module:
     Raises:
         ValueError: ``name`` is not a key of ``NETWORKS``.
     """
-    return _outline(NETWORKS[_known(name)])
+    return _outline(NETWORKS[one_of("network", name, NETWORKS)])
 
 
 @lru_cache
 def _outline(network: Callable[[int], nn.Module]) -> nn.Module:
+    return _without_values(lambda: network(1))
+
+
+def _without_values(make: Callable[[], Any]) -> Any:
+    """What is made of tensors that have a shape alone, or else of such as have values too."""
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
-                return network(1)
-        except Exception:  # a constructor that computes needs tensors with values
-            return network(1)
+                return make()
+        except Exception:  # what computes, or looks at values, needs them
+            with torch.device("cpu"):
+                return make()
 
 
 def has_batch_norm(name: str) -> bool:
@@ -101,7 +102,7 @@ def has_batch_norm(name: str) -> bool:
 
 def check_answers(name: str, side: int) -> None:
     """Raise ValueError unless a network answers images of ``side`` squared with logits."""
-    if found := _wrong_answer(NETWORKS[_known(name)], side):
+    if found := _wrong_answer(NETWORKS[one_of("network", name, NETWORKS)], side):
         raise ValueError(f"network = {name!r}: {found}")
 
 
@@ -109,19 +110,11 @@ def check_answers(name: str, side: int) -> None:
 def _wrong_answer(network: Callable[[int], nn.Module], side: int) -> str:
     """What is wrong with a network's answer to three images of two classes; empty if nothing is."""
     try:
-        given = _answer(network, side, "meta")
-    except Exception:  # what looks at values can only be asked with values
-        try:
-            given = _answer(network, side, "cpu")
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            return f"it cannot take images (N, 3, {side}, {side}): {reason}"
+        with torch.no_grad():
+            given = _without_values(lambda: network(2).eval()(torch.zeros(3, 3, side, side)))
+    except Exception as error:
+        return f"it cannot take images (N, 3, {side}, {side}): {' '.join(str(error).split())}"
     shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
     if shape == (3, 2):
         return ""
     return f"of 3 images and 2 classes it makes {shape}; allowed are logits, one (N, classes)"
-
-
-def _answer(network: Callable[[int], nn.Module], side: int, device: str) -> object:
-    with torch.random.fork_rng(devices=[]), torch.device(device), torch.no_grad():
-        return network(2).eval()(torch.zeros(3, 3, side, side))

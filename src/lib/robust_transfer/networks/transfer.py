@@ -34,21 +34,18 @@ def retrained(strategy: str, model: nn.Module) -> set[str]:
         ValueError: unknown strategy, or a network without the parts that it names, or with
             parameters of which it cannot say whether they are retrained; or without a head.
     """
-    one_of("strategy", strategy, STRATEGIES)
+    chosen = STRATEGIES[one_of("strategy", strategy, STRATEGIES)]
     parts, names = [part for part, _ in model.named_children()], dict(model.named_parameters())
-    chosen = STRATEGIES[strategy]
     for part in chosen or ("head",):
         if part not in parts:
-            raise ValueError(
-                f"strategy = {strategy!r}: it retrains {part}; the network has {', '.join(parts)}"
-            )
+            has = f"the network has {', '.join(parts)}"
+            raise ValueError(f"strategy = {strategy!r}: it retrains {part}; {has}")
     if chosen is None:
         return set(names)
     if homeless := [name for name in names if "." not in name]:
-        raise ValueError(
-            f"strategy = {strategy!r}: {', '.join(homeless)} of the network belong to no part, "
-            "so nothing says whether they are retrained; put them into one, or retrain all"
-        )
+        advice = "nothing says whether they are retrained; put them into one, or retrain all"
+        belong = f"{', '.join(homeless)} of the network belong to no part"
+        raise ValueError(f"strategy = {strategy!r}: {belong}, so {advice}")
     return {name for name in names if name.split(".")[0] in chosen}
 
 
@@ -80,9 +77,8 @@ def transplant(
         parameter.requires_grad_(name in chosen)
     parts = STRATEGIES[strategy] or dict(model.named_children())
     for name, module in batch_norms(model).items():
-        module.frozen = frozen_batch_norm == "freeze_all" or (
-            frozen_batch_norm == "freeze" and name.split(".")[0] not in parts
-        )
+        adapts = {"adapt": True, "freeze": name.split(".")[0] in parts, "freeze_all": False}
+        module.frozen = not adapts[frozen_batch_norm]
         if frozen_batch_norm == "freeze_all":
             module.requires_grad_(False)
     return model

@@ -14,9 +14,8 @@ import torchvision
 
 def provenance(device: torch.device) -> dict:
     """Which machine, versions and commit computed something, and when."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
-        "device": name,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{module.__name__: module.__version__ for module in (torch, torchvision, numpy)},

@@ -21,8 +21,8 @@ from robust_transfer.networks.registry import build
 from robust_transfer.networks.states import load_state
 from robust_transfer.records.provenance import provenance
 from robust_transfer.training import engine
-from robust_transfer.training.checkpoints import epochs_done, threads
-from robust_transfer.training.loop import TrainingConfig, load_data, train
+from robust_transfer.training.checkpoints import history, threads
+from robust_transfer.training.loop import OnEpoch, TrainingConfig, load_data, quiet, train
 
 RECORD, HISTORY, WEIGHTS = "record.json", "history.csv", "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
@@ -162,11 +162,8 @@ class Store:
             name: the record's file.
             expected: fields that tie the record to weights, with their values.
         """
-        for folder in self._folders(config):
-            content = self.read_sealed(folder / name)
-            if content is not None and expected.items() <= content.items():
-                return content
-        return None
+        found = (self.read_sealed(folder / name) for folder in self._folders(config))
+        return next((c for c in found if c is not None and expected.items() <= c.items()), None)
 
     def beside(self, config: TrainingConfig, pattern: str) -> dict[str, dict]:
         """The sealed records beside a finished network's that speak of its weights, by file."""
@@ -199,11 +196,7 @@ class Store:
         return content
 
     def get_or_train(
-        self,
-        config: TrainingConfig,
-        data_dir: str,
-        device: torch.device,
-        on_epoch: Callable[[dict], None] = lambda row: None,
+        self, config: TrainingConfig, data_dir: str, device: torch.device, on_epoch: OnEpoch = quiet
     ) -> Record:
         """Return the finished record of a network, or train it, its source first.
 
@@ -265,7 +258,7 @@ class Store:
     def epochs_done(self, config: TrainingConfig) -> int:
         """Epochs trained so far: all of a network with weights, else those of its checkpoint."""
         finished = self.find(config, weights=True)
-        return config.epochs if finished else epochs_done(self.folder(config) / CHECKPOINT)
+        return config.epochs if finished else len(history(self.folder(config) / CHECKPOINT))
 
 
 def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -86,11 +86,6 @@ def history(path: Path) -> list[dict]:
     return _told(path, lambda metadata: json.loads(metadata["progress"])["history"], [])
 
 
-def epochs_done(path: Path) -> int:
-    """Number of epochs in a checkpoint; 0 where none can be read."""
-    return len(history(path))
-
-
 def threads(path: Path) -> int:
     """Number of threads that a checkpoint was computed with; 0 where none can be read."""
     return _told(path, lambda metadata: int(metadata["threads"]), 0)

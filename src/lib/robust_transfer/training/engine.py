@@ -205,16 +205,14 @@ class FoldedConvolution(nn.Module):
 
 def _one_dnn_takes(x: Tensor) -> bool:
     """Whether oneDNN is here, on a processor whose instructions it needs for this precision."""
-    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    return x.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    here = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return here and (x.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _cudnn_takes(x: Tensor) -> bool:
     """Whether cuDNN is here, on a GPU that fuses bf16; images, of 3 channels, it does not take."""
-    if x.device.type != "cuda" or x.dtype != torch.bfloat16 or not torch.version.cuda:
-        return False
-    return x.shape[1] % 8 == 0 and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    here = x.device.type == "cuda" and x.dtype == torch.bfloat16 and torch.version.cuda is not None
+    return here and x.shape[1] % 8 == 0 and torch.cuda.get_device_capability(x.device) >= (8, 0)
 
 
 def _one_dnn(
@@ -286,16 +284,13 @@ class Replay:
     def __init__(self, function: Callable[..., Tensor], generator: Generator) -> None:
         """Wrap ``function``; its random numbers come from ``generator``, on the GPU."""
         self.function, self.generator = function, generator
-        self.shapes: list[torch.Size] = []
+        self.calls, self.shape = 0, None
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The function's result; the next call overwrites it."""
-        shape = inputs[0].shape
-        if len(self.shapes) < self.WARM_UP:
-            self.shapes.append(shape)
-            return self.function(*inputs)
-        if shape != self.shapes[0]:
+        self.calls, self.shape = self.calls + 1, self.shape or inputs[0].shape
+        if self.calls <= self.WARM_UP or inputs[0].shape != self.shape:
             return self.function(*inputs)
         if self.graph is None:
             self._record(inputs)

@@ -21,13 +21,7 @@ from robust_transfer.config import Config, one_of
 from robust_transfer.data.images import Images, training_batches
 from robust_transfer.data.registry import DATASETS, DataSetName, load_divided
 from robust_transfer.networks import transfer
-from robust_transfer.networks.registry import (
-    PRETRAINED,
-    NetworkName,
-    build,
-    check_answers,
-    outline,
-)
+from robust_transfer.networks.registry import PRETRAINED, NetworkName, build, check_answers, outline
 from robust_transfer.networks.states import state_of
 from robust_transfer.training import engine
 from robust_transfer.training.checkpoints import Progress, load_checkpoint, save_checkpoint
@@ -35,6 +29,10 @@ from robust_transfer.training.checkpoints import Progress, load_checkpoint, save
 VALIDATION_BATCH = {"cpu": 500, "cuda": 2500}
 RISE = 0.25
 """Share of a one-cycle schedule in which the learning rate rises."""
+
+
+OnEpoch = Callable[[dict], None]
+"""What is called with each new row of a training's history."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -108,10 +106,8 @@ class TrainingConfig(Config):
         if self.pretrained and self.source is not None:
             raise ValueError("pretrained = True: allowed is only a network without a source")
         if (self.pretrained or self.source is not None) != (self.strategy is not None):
-            raise ValueError(
-                "source and strategy go together, as do pretrained and strategy: "
-                "give both or neither"
-            )
+            pairs = "source and strategy go together, as do pretrained and strategy"
+            raise ValueError(f"{pairs}: give both or neither")
         if self.source is not None and self.source.network != self.network:
             raise ValueError(f"network = {self.network!r}: the source is {self.source.network}")
         if self.strategy is not None:
@@ -137,16 +133,18 @@ def load_data(config: TrainingConfig, data_dir: str) -> tuple[Images, Images]:
 
 def initial_model(config: TrainingConfig, source_state: dict[str, Tensor] | None) -> nn.Module:
     """The network before its first step, transplanted and frozen where it starts from a source."""
-    classes = DATASETS[config.dataset].classes
-    model = build(config.network, classes, config.seed, config.pretrained)
+    model = build(config.network, DATASETS[config.dataset].classes, config.seed, config.pretrained)
     if config.pretrained:
         source_state = model.state_dict()
     if source_state is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            policy = config.frozen_batch_norm
-            transfer.transplant(model, source_state, config.strategy, policy)
+            transfer.transplant(model, source_state, config.strategy, config.frozen_batch_norm)
     return model
+
+
+def quiet(row: dict) -> None:
+    """Do nothing with a row of the history."""
 
 
 def train(
@@ -155,7 +153,7 @@ def train(
     device: torch.device,
     checkpoint: Path,
     source_state: dict[str, Tensor] | None = None,
-    on_epoch: Callable[[dict], None] = lambda row: None,
+    on_epoch: OnEpoch = quiet,
 ) -> tuple[dict[str, Tensor], Progress]:
     """Train a network, or go on where its checkpoint stands.
 
@@ -187,21 +185,14 @@ def train(
     for epoch in range(len(progress.history), config.epochs):
         started = time.perf_counter()
         loss = train_epoch(step, training, epoch)
-        finite = all(p.isfinite().all() for p in model.parameters())
-        if not (math.isfinite(loss) and finite):
+        if not (math.isfinite(loss) and all(p.isfinite().all() for p in model.parameters())):
             what = "weights are not finite" if math.isfinite(loss) else f"loss is {loss}"
-            raise TrainingDiverged(
-                f"{what} in epoch {epoch}; lower learning_rate = {config.learning_rate}"
-            )
+            lower = f"lower learning_rate = {config.learning_rate}"
+            raise TrainingDiverged(f"{what} in epoch {epoch}; {lower}")
         natural, adversarial = validate(model, config, validation)
-        row = {
-            "epoch": epoch,
-            "learning_rate": config.learning_rate_at(epoch + 0.5),
-            "loss": loss,
-            "natural": natural,
-            "adversarial": adversarial,
-            "seconds": time.perf_counter() - started,
-        }
+        row = {"epoch": epoch, "learning_rate": config.learning_rate_at(epoch + 0.5), "loss": loss}
+        row |= {"natural": natural, "adversarial": adversarial}
+        row["seconds"] = time.perf_counter() - started
         progress.history.append(row)
         score = selection_score(config, row)
         if score > progress.best_score:
@@ -322,8 +313,7 @@ def validate(
     """
     device = images.labels.device
     generator = Generator(device).manual_seed(config.seed)
-    clean = torch.zeros((), device=device)
-    adversarial = torch.zeros((), device=device)
+    clean, adversarial = torch.zeros(2, device=device)
     size = engine.batch_size(VALIDATION_BATCH[device.type], model, images.pixels)
     with in_mode(model, "eval"), precision(config, device), torch.no_grad():
         for batch, labels in images.batches(size):
