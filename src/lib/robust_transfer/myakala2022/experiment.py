@@ -170,24 +170,15 @@ class Study(Config):
         return f"study-{self.study}"
 
     @model_validator(mode="after")
-    def _every_target_has_sizes(self) -> Self:
-        for task in self.tasks:
-            one_of("tasks: data set without sizes in targets", task.split("/")[0], self.targets)
-        return self
-
-    @model_validator(mode="after")
-    def _every_task_has_cells(self) -> Self:
+    def _consistent(self) -> Self:
         for task, design in self.tasks.items():
+            one_of("tasks: data set without sizes in targets", task.split("/")[0], self.targets)
             if not treatments(self, task):
                 has = ", ".join(dict.fromkeys(strategy for strategy, _ in DESIGNS[design]))
                 raise ValueError(
                     f"strategies = {', '.join(self.strategies)}: {task} would have no cell; its "
                     f"design {design} has {has}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _shown_is_measured(self) -> Self:
         for epsilon in self.shown:
             if epsilon not in self.epsilons:
                 measured = ", ".join(f"{size:.6g}" for size in self.epsilons)
@@ -218,6 +209,11 @@ class Cell:
     def task(self) -> str:
         """Data set and network."""
         return f"{self.dataset}/{self.network}"
+
+    @property
+    def treatment(self) -> tuple[str, frozenset[str]]:
+        """Strategy and techniques, as in ``DESIGNS``."""
+        return self.strategy, self.techniques
 
     @property
     def id(self) -> str:
@@ -269,72 +265,61 @@ def cells(study: Study) -> list[Cell]:
 
 def source(study: Study, network: str, robust: bool) -> TrainingConfig:
     """The network that fine-tuning starts from; trained once, as published weights are."""
-    return TrainingConfig(
+    own = {name.removeprefix("source_"): v for name, v in study if name.startswith("source_")}
+    return _training(
+        study,
+        robust,
         name=f"{study.source_dataset}-{network}-{'pgd' if robust else 'nat'}",
         network=network,
-        dataset=study.source_dataset,
-        image_size=study.source_image_size,
-        train_size=study.source_train_size,
-        validation_size=study.source_validation_size,
-        epochs=study.source_epochs,
-        learning_rate=study.source_learning_rate,
         schedule="one_cycle",
-        batch_size=study.source_batch_size,
-        pretrained=study.pretrained,
         strategy="all" if study.pretrained else None,
-        **_shared(study, robust),
+        **own,
     )
 
 
 def _fine_tuning(
     study: Study, dataset: str, network: str, strategy: str, techniques: frozenset[str], seed: int
 ) -> TrainingConfig:
-    target = study.targets[dataset]
     robust = "pretraining" in techniques
     published = study.pretrained and not robust  # the source is a download
-    return TrainingConfig(
+    return _training(
+        study,
+        "augmentation" in techniques,
         name="-".join([dataset, network, strategy, *(t for t in TECHNIQUES if t in techniques)]),
         network=network,
         dataset=dataset,
-        image_size=target.image_size,
-        train_size=target.train_size,
-        validation_size=target.validation_size,
-        epochs=target.epochs,
-        learning_rate=study.learning_rate,
         decay_epochs=(),
-        batch_size=study.batch_size,
         seed=seed,
         source=None if published else source(study, network, robust),
         pretrained=published,
         strategy=FINE_TUNINGS[strategy],
         frozen_batch_norm="freeze_all" if "batch_norm" in techniques else "adapt",
-        **_shared(study, "augmentation" in techniques),
+        **_shared(TrainingConfig, study.targets[dataset]),
     )
 
 
-def _shared(study: Study, adversarial: bool) -> dict[str, object]:
-    """What all trainings of a study have in common; adversarial ones have an attack."""
+def _training(study: Study, adversarial: bool, **fields) -> TrainingConfig:
+    """A training with what all of a study have in common; adversarial ones have an attack."""
     attack = PGD(
         threat_model=ThreatModel(epsilon=study.training_epsilon),
         steps=study.training_steps,
         step_size=study.training_step_ratio * study.training_epsilon,
     )
-    fields = {"attack": attack if adversarial else None, "halves": "joint"}
-    return fields | {"optimizer": "adam", "weight_decay": 0, "precision": study.precision}
+    usual = {"attack": attack if adversarial else None, "halves": "joint"}
+    usual |= {"optimizer": "adam", "weight_decay": 0}
+    return TrainingConfig(**_shared(TrainingConfig, study) | usual | fields)
+
+
+def _shared(kind: type[Config], *given: Config) -> dict[str, object]:
+    """The fields of given configurations that one of this kind has by the same name."""
+    return {n: value for config in given for n, value in config if n in kind.model_fields}
 
 
 def _budgets(study: Study, dataset: str) -> BudgetConfig:
     target = study.targets[dataset]
     attacked = 0 if DATASETS[dataset].multi_label else min(study.deepfool_images, target.test_size)
-    return BudgetConfig(
-        dataset=dataset,
-        image_size=target.image_size,
-        test_size=target.test_size,
-        epsilons=study.epsilons,
-        steps=study.steps,
-        step_ratio=study.step_ratio,
-        deepfool_images=attacked,
-    )
+    fields = _shared(BudgetConfig, study, target) | {"deepfool_images": attacked}
+    return BudgetConfig(dataset=dataset, **fields)
 
 
 def published_study() -> Path:

@@ -83,7 +83,5 @@ def reached(curve: pd.Series, accuracy: float) -> float:
     if values[0] < accuracy or values.min() > accuracy:
         return float("nan")
     after = int(np.argmax(values <= accuracy))
-    if after == 0:
-        return float(sizes[0])
-    ends = slice(after - 1, after + 1)
+    ends = slice(max(after - 1, 0), after + 1)
     return float(np.interp(-accuracy, -values[ends], sizes[ends]))
