@@ -1,8 +1,8 @@
 """The claims of paper B: settled by its printed tables, or tested on the cells of a study."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import chain, pairwise, permutations, product
 
 import numpy as np
 import pandas as pd
@@ -13,22 +13,18 @@ from robust_transfer.claims.quantities import Accuracy, Percentages
 from robust_transfer.claims.rules import Check, Claim, Difference, Fact, Order, Rule
 from robust_transfer.evaluation.intervals import signed, wilson, with_interval
 from robust_transfer.myakala2022 import confusion, forensics, printed, repeats, tables
-from robust_transfer.myakala2022.experiment import FINE_TUNINGS
-from robust_transfer.myakala2022.measured import (
-    HIGH,
-    MeasuredCell,
-    MeasuredStudy,
-    column,
-    matched,
-    named,
-)
+from robust_transfer.myakala2022.experiment import FINE_TUNINGS, ROBUST, by_task
+from robust_transfer.myakala2022.measured import HIGH, MeasuredCell, MeasuredStudy, column, matched
 from robust_transfer.presentation.tables import epsilon_words
+
+Key = tuple[str, str]
+"""Strategy and techniques, joined by ``+``, as in ``printed.tables``."""
 
 READING = "settled by reading, as the evidence says; there is nothing to compute"
 ONE_SOURCE = "one source of each kind: what others would give is in no interval"
 
 
-def largest_gain(first: str, others: Iterable[str], claimed: float) -> Fact:
+def largest_gain(first: Key, others: Sequence[Key], claimed: float) -> Fact:
     """M02, M04: what ``first`` gains over ``others`` in the printed PGD accuracies, at most."""
     table = printed.pgd_by_dataset()
     points = max((table[first] - table[other]).max() for other in others)
@@ -41,20 +37,20 @@ def power() -> Fact:
     """M11: largest spread of three paired differences that a t-test still calls significant."""
     table = printed.pgd_by_dataset()
     runs = 3
-    gaps = (table["layer_freezing"] - table["full_finetuning"]).sort_values(ascending=False)
+    gaps = table["layer_freezing", ""] - table["full_finetuning", ""]
     spread = gaps * np.sqrt(runs) / stats.t.ppf(1 - ALPHA / 2, runs - 1)
-    text = ", ".join(f"{name} {value:.2f}" for name, value in spread.items())
+    largest = spread.sort_values(ascending=False).items()
+    text = ", ".join(f"{name} {value:.2f}" for name, value in largest)
     return Fact(None, f"standard deviation at most {text} points")
 
 
 def groups(measured: MeasuredStudy) -> dict[str, dict[str, Claim]]:
     """All claims of paper B by group; those that a study's tasks do not reach say so."""
-    high = measured if HIGH in measured.tested else replace(measured, cells=())
     return {
         "Strategies": _strategies(measured),
-        "Techniques": _techniques(high),
+        "Techniques": _techniques(measured),
         "Networks and data": _data(measured),
-        "Attacks and errors": _attacks(measured, high),
+        "Attacks and errors": _attacks(measured),
         "Text": {f"M{i:02}": Claim(lacking=READING) for i in (21, 22, 23)},
     }
 
@@ -64,16 +60,12 @@ def _claim(rules: list[Rule], lacking: str = "") -> Claim:
     return Claim(*rules, lacking=lacking if rules else "no task of this study tests it")
 
 
-def _each(
-    cells: Iterable[MeasuredCell],
-    measured: MeasuredStudy,
-    words: str,
-    fact: Callable[[MeasuredCell, float], Fact],
-) -> list[Check]:
-    """A check of every cell at every tested budget."""
+def _each(subjects: dict, epsilons: Iterable[float], facts: dict[str, Callable]) -> list[Check]:
+    """What each fact, by name, says of each named subject at each budget; None says nothing."""
     return [
-        Check(f"{cell.task}, ε = {epsilon_words(epsilon)}: {words}", fact(cell, epsilon))
-        for cell, epsilon in product(cells, measured.tested)
+        Check(f"{name}, ε = {epsilon_words(epsilon)}: {words}", found)
+        for (name, of), epsilon, (words, fact) in product(subjects.items(), epsilons, facts.items())
+        if (found := fact(of, epsilon))
     ]
 
 
@@ -83,21 +75,13 @@ def _under_pgd(cells: Iterable[MeasuredCell], epsilon: float) -> tuple[Accuracy,
 
 def _strategies(measured: MeasuredStudy) -> dict[str, Claim]:
     pairs = tables.strategy_pairs(measured.cells)
-    reached = largest_gain("layer_freezing", ["full_finetuning"], 5.2)
+    reached = largest_gain(("layer_freezing", ""), [("full_finetuning", "")], 5.2)
     tests = [
         Check(f"p < 0.05 in every task, ε = {epsilon_words(e)}", _significant(pairs, e))
         for e in measured.tested
         if pairs
     ]
-    best = [
-        Check(
-            f"{task}, ε = {epsilon_words(epsilon)}: best cell freezes layers, with a technique",
-            fact,
-        )
-        for task, epsilon in product(measured.tasks, measured.tested)
-        if (fact := _best(measured, task, epsilon))
-    ]
-    standard = ("full_finetuning", "layer_freezing", "feature_extraction")
+    freezes = {"best cell freezes layers, with a technique": _best}
     usual = ("layer_freezing", "full_finetuning", "feature_extraction")
     attacked = [column(*attack) for attack in product(("fgsm", "pgd"), measured.study.epsilons)]
     words = "source: freezing > full > extraction at every ε"
@@ -109,8 +93,8 @@ def _strategies(measured: MeasuredStudy) -> dict[str, Claim]:
         "M01": _claim(sorted(natural + robust, key=lambda order: order.words)),
         "M02": Claim(Check("gain under PGD in the printed table reaches 5.2 %", reached)),
         "M11": Claim(Check("what p < 0.05 in three runs implies", power()), *tests),
-        "M13": _claim(_orders(measured, [(s,) for s in standard], ["natural"], clean)),
-        "M15": _claim(best, lacking=chance),
+        "M13": _claim(_orders(measured, [(s,) for s in FINE_TUNINGS], ["natural"], clean)),
+        "M15": _claim(_each(by_task(measured.cells), measured.tested, freezes), lacking=chance),
     }
 
 
@@ -132,52 +116,45 @@ def _significant(pairs: list[repeats.CellPair], epsilon: float) -> Fact:
     """M11: whether layer freezing is above full fine-tuning in every task, by paired t-tests."""
     tests = repeats.compare(pairs, "pgd", epsilon)
     positive = (tests["adjusted"] < ALPHA) & (tests["difference"] > 0)
-    tests["task"] = [first.task for first, _ in pairs]
     text = ", ".join(
-        f"{row.task} {with_interval(row.difference, row.low, row.high)} "
+        f"{first.task} {with_interval(row.difference, row.low, row.high)} "
         f"(p: {repeats.p_words(row.adjusted)})"
-        for row in tests.itertuples()
+        for (first, _), row in zip(pairs, tests.itertuples(), strict=True)
     )
-    both = [first for first, _ in pairs] + [second for _, second in pairs]
-    return Fact(bool(positive.all()), text, "p < 0.05", _under_pgd(both, epsilon))
+    basis = _under_pgd(chain(*zip(*pairs, strict=True)), epsilon)
+    return Fact(bool(positive.all()), text, "p < 0.05", basis)
 
 
-def _best(measured: MeasuredStudy, task: str, epsilon: float) -> Fact | None:
+def _best(cells: list[MeasuredCell], epsilon: float) -> Fact | None:
     """M15: among all strategies and techniques, which cell stands PGD best; None of few cells."""
-    cells = [cell for cell in measured.cells if cell.task == task]
     means = {cell: cell.by_seed("pgd", epsilon).mean() for cell in cells}
-    added = {"pretraining", "augmentation"}
-    claimed = [c for c in cells if c.strategy == "layer_freezing" and added & c.techniques]
+    claimed = [c for c in cells if c.strategy == "layer_freezing" and c.techniques & {*ROBUST}]
     if len(cells) < 3 * len(FINE_TUNINGS) or not claimed:
         return None
-    best = max(cells, key=means.get)
+    best, second = (max(group, key=means.get) for group in (cells, claimed))
     text, undecided = f"{best.label}: {means[best]:.1f} %", False
-    if best not in claimed:
-        second = max(claimed, key=means.get)
+    if best != second:
         gap = repeats.compare([(best, second)], "pgd", epsilon).iloc[0]
-        above = with_interval(gap["difference"], gap["low"], gap["high"])
-        text += f", above the best that does by {above}"
+        ends = gap[["difference", "low", "high"]]
+        text += f", above the best that does by {with_interval(*ends)}"
         undecided = gap["low"] <= 0
-    return Fact(best in claimed, text, basis=_under_pgd(cells, epsilon), undecided=undecided)
+    return Fact(best == second, text, basis=_under_pgd(cells, epsilon), undecided=undecided)
 
 
 def _techniques(measured: MeasuredStudy) -> dict[str, Claim]:
-    """All of them are tested at ``HIGH``."""
-    base, robust, augmented = (
-        ("layer_freezing", *added) for added in ((), ("pretraining",), ("augmentation",))
-    )
+    if HIGH not in measured.tested:  # at which all of them are tested
+        measured = replace(measured, cells=())
+    freezing = "layer_freezing"
+    base, robust, augmented = (freezing,), (freezing, "pretraining"), (freezing, "augmentation")
     alone = [pair for pair in _pairs(measured, "pretraining") if len(pair[0].techniques) == 1]
     frozen = _pairs(measured, "batch_norm")
     without = [pair for pair in frozen if "augmentation" not in pair[0].techniques]
     cost = matched(measured.on("CIFAR-10").cells, robust, base)
     small = [Difference(b.id, a.id, "natural", 1.2, cost=True) for a, b in cost]
-    reached = largest_gain("with_pretraining", FINE_TUNINGS, 25)
+    gain = largest_gain((freezing, "pretraining"), [(s, "") for s in FINE_TUNINGS], 25)
+    reached = Check("gain under PGD in the printed tables reaches 25 %", gain)
     return {
-        "M04": Claim(
-            Check("gain under PGD in the printed tables reaches 25 %", reached),
-            *_above(alone),
-            lacking=ONE_SOURCE,
-        ),
+        "M04": Claim(reached, *_above(alone), lacking=ONE_SOURCE),
         "M05": _claim(_above(matched(measured.cells, robust, augmented)), lacking=ONE_SOURCE),
         "M06": _claim(_above(matched(measured.cells, augmented, base), 4.0)),
         "M07": _claim(_above(without, 0.0), lacking="input-gradient norms were not measured"),
@@ -224,28 +201,26 @@ def _spread(pairs: list[repeats.CellPair]) -> list[Check]:
 
 
 def _data(measured: MeasuredStudy) -> dict[str, Claim]:
-    others = (
-        "the data sets differ in network, classes and image size too; how sure their order is, "
-    )
+    others = "the data sets differ in network, classes and image size too"
+    unsure = f"{others}; how sure their order is, was not tested"
     unsaid = "the paper does not say what its accuracy counts"
-    plain = named(measured.cells, "full_finetuning")
     transformers = [  # a ViT above every CNN fine-tuned on the same data
-        Difference(vit.id, cnn.id, column("pgd", epsilon), 0.0)
-        for vit, cnn, epsilon in product(plain.values(), plain.values(), measured.tested)
+        Difference(vit.id, cnn.id, column("pgd", e), 0.0)
+        for (vit, cnn), e in product(permutations(measured.plain.values(), 2), measured.tested)
         if "vit" in vit.network and "vit" not in cnn.network and vit.dataset == cnn.dataset
     ]
     return {
         "M09": _claim(transformers, lacking=ONE_SOURCE),
-        "M10": _claim(_medical(measured, plain), lacking=f"{others}was not tested"),
+        "M10": _claim(_medical(measured), lacking=unsure),
         "M19": Claim(lacking="needs a backbone pre-trained without the target's classes"),
         "M20": _claim(_multilabel(measured), lacking=unsaid),
     }
 
 
-def _medical(measured: MeasuredStudy, plain: Mapping[str, MeasuredCell]) -> list[Check]:
+def _medical(measured: MeasuredStudy) -> list[Check]:
     """M10: chest X-rays against the other data sets, by three measures."""
-    chest = {*measured.on("ChestX-ray").tasks}
-    if not plain.keys() & chest or not plain.keys() - chest:
+    plain, chest = measured.plain, measured.on("ChestX-ray").plain
+    if not chest or chest == plain:
         return []
     checks, reproduction = [], measured.reproduction
     names = [printed.COUNTERPARTS.get(cell.dataset, "") for cell in plain.values()]
@@ -283,7 +258,7 @@ def _listed(values: pd.Series) -> str:
 def _multilabel(measured: MeasuredStudy) -> list[Check]:
     """M20: accuracy on chest X-rays beside what it hides."""
     checks = []
-    for task, cell in named(measured.on("ChestX-ray").cells, "full_finetuning").items():
+    for task, cell in measured.on("ChestX-ray").plain.items():
         means = {
             "accuracy": cell.by_seed().mean(),
             "majority class": forensics.majority(cell.repeats[0].budgets),
@@ -296,13 +271,22 @@ def _multilabel(measured: MeasuredStudy) -> list[Check]:
     return checks
 
 
-def _attacks(measured: MeasuredStudy, high: MeasuredStudy) -> dict[str, Claim]:
-    plain = named(measured.cells, "full_finetuning").values()
-    gaps = "FGSM − PGD between 10 and 16 points"
+def _attacks(measured: MeasuredStudy) -> dict[str, Claim]:
+    half = {"PGD accuracy at least 50 %": _keeps_half}
+    gaps = {"FGSM − PGD between 10 and 16 points": _attack_gap}
+    similar = {
+        "new errors on the pairs of classes confused without attack": _same_pairs,
+        "cat and dog more often than other pairs": _cats_and_dogs,
+    }
+    confused = {
+        f"{cell.task}: {cell.label}": cell
+        for cell in measured.on("CIFAR-10").cells
+        if cell.treatment in (("full_finetuning", set()), ("layer_freezing", {"pretraining"}))
+    }
     return {
-        "M03": _claim(_each(plain, measured, "PGD accuracy at least 50 %", _keeps_half)),
-        "M14": _claim(_each(plain, measured, gaps, _attack_gap)),
-        "M16": _claim(_similar_classes(high)),
+        "M03": _claim(_each(measured.plain, measured.tested, half)),
+        "M14": _claim(_each(measured.plain, measured.tested, gaps)),
+        "M16": _claim(_each(confused, {HIGH} & {*measured.tested}, similar)),
         "M17": Claim(lacking="the paper prints no DeepFool number; ours are on the study's page"),
         "M18": _claim(_budget(measured), lacking="the paper gives no ε with its tables"),
     }
@@ -321,34 +305,21 @@ def _attack_gap(cell: MeasuredCell, epsilon: float) -> Fact:
     return Fact(bool(10 <= gap <= 16), f"{signed(gap)} points", basis=basis)
 
 
-def _similar_classes(measured: MeasuredStudy) -> list[Check]:
-    """M16: errors under attack fall on the pairs confused without it, cat and dog among them."""
-    checks = []
-    shown = (("full_finetuning", set()), ("layer_freezing", {"pretraining"}))
-    for cell in measured.on("CIFAR-10").cells:
-        if cell.treatment in shown:
-            label = f"{cell.task}: {cell.label}, ε = {epsilon_words(HIGH)}"
-            words = f"{label}: new errors on the pairs of classes confused without attack"
-            checks.append(Check(words, _same_pairs(cell)))
-            words = f"{label}: cat and dog more often than other pairs"
-            checks.append(Check(words, _cats_and_dogs(cell)))
-    return checks
-
-
-def _same_pairs(cell: MeasuredCell) -> Fact:
-    attacked = confusion.confusion(cell, "pgd", HIGH)
+def _same_pairs(cell: MeasuredCell, epsilon: float) -> Fact:
+    """M16: errors under attack fall on the pairs of classes that are confused without it."""
+    attacked = confusion.confusion(cell, "pgd", epsilon)
     correlation, p = confusion.same_pairs(confusion.confusion(cell), attacked)
     text = f"correlation {correlation:.2f} (p: {repeats.p_words(p)})"
-    return Fact(p < ALPHA, text, basis=_under_pgd([cell], HIGH), undecided=correlation > 0)
+    return Fact(p < ALPHA, text, basis=_under_pgd([cell], epsilon), undecided=correlation > 0)
 
 
-def _cats_and_dogs(cell: MeasuredCell) -> Fact:
-    attacked = confusion.confusion(cell, "pgd", HIGH)
+def _cats_and_dogs(cell: MeasuredCell, epsilon: float) -> Fact:
+    attacked = confusion.confusion(cell, "pgd", epsilon)
     pair, even = confusion.between(attacked, "cat", "dog"), confusion.evenly(attacked)
     wrong = confusion.total(attacked)
     high = wilson(pair * wrong, wrong)[1] if wrong else 1.0
     text = f"{100 * pair:.1f} % of {wrong} errors, {100 * even:.1f} % if spread evenly"
-    return Fact(pair > even, text, basis=_under_pgd([cell], HIGH), undecided=high > even)
+    return Fact(pair > even, text, basis=_under_pgd([cell], epsilon), undecided=high > even)
 
 
 def _budget(measured: MeasuredStudy) -> list[Check]:

@@ -4,8 +4,9 @@ A study file says which tasks run by which design, and at which scale; ``cells``
 table, each cell with the complete configuration of every repeat and of what is measured.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby, product
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -41,22 +42,20 @@ TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
 
 NONE: frozenset[str] = frozenset()
 
-PLAIN = tuple((strategy, NONE) for strategy in FINE_TUNINGS)
+CHOICES = [frozenset(c) for n in range(len(TECHNIQUES) + 1) for c in combinations(TECHNIQUES, n)]
+"""All that techniques can be combined to."""
+
+PLAIN = tuple(product(FINE_TUNINGS, [NONE]))
 """Every strategy without any technique."""
+
+ROBUST = ("pretraining", "augmentation")
+"""The techniques that train on adversarial images, one by one in Table II."""
 
 DESIGNS: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {
     "architecture": PLAIN[:1],
     "strategies": PLAIN,
-    "tables": (
-        *PLAIN,
-        *(("layer_freezing", frozenset({t})) for t in ("pretraining", "augmentation")),
-    ),
-    "factorial": tuple(
-        (strategy, frozenset(chosen))
-        for strategy in FINE_TUNINGS
-        for count in range(len(TECHNIQUES) + 1)
-        for chosen in combinations(TECHNIQUES, count)
-    ),
+    "tables": PLAIN + tuple(("layer_freezing", frozenset({t})) for t in ROBUST),
+    "factorial": tuple(product(FINE_TUNINGS, CHOICES)),
 }
 """Which strategies and techniques a task is run with.
 
@@ -95,6 +94,23 @@ class Target(Config):
     epochs: int = Field(ge=1)
 
 
+TASKS: dict[str, Design] = {
+    "cifar10/imagenet_resnet50": "factorial",
+    "imagenet_subset/imagenet_vit_b_16": "tables",
+    "chestxray14/imagenet_densenet121": "tables",
+}
+TARGETS: dict[str, Target] = {
+    "cifar10": Target(train_size=47_500, validation_size=2_500, test_size=10_000, epochs=10),
+    "imagenet_subset": Target(
+        train_size=47_500, validation_size=2_500, test_size=5_000, image_size=224, epochs=10
+    ),
+    "chestxray14": Target(
+        train_size=7_500, validation_size=500, test_size=2_000, image_size=224, epochs=10
+    ),
+}
+"""The paper's tasks, and as much of their data sets as it says, or as we read it."""
+
+
 class Study(Config):
     """The scale and protocol of one run of paper B's experiment; the defaults are the paper's.
 
@@ -119,28 +135,8 @@ class Study(Config):
     """
 
     study: str = Field("paper", pattern=r"^[a-z0-9-]+$")
-    tasks: dict[Task, Design] = Field(
-        {
-            "cifar10/imagenet_resnet50": "factorial",
-            "imagenet_subset/imagenet_vit_b_16": "tables",
-            "chestxray14/imagenet_densenet121": "tables",
-        },
-        min_length=1,
-    )
-    targets: dict[DataSetName, Target] = Field(
-        {
-            "cifar10": Target(
-                train_size=47_500, validation_size=2_500, test_size=10_000, epochs=10
-            ),
-            "imagenet_subset": Target(
-                train_size=47_500, validation_size=2_500, test_size=5_000, image_size=224, epochs=10
-            ),
-            "chestxray14": Target(
-                train_size=7_500, validation_size=500, test_size=2_000, image_size=224, epochs=10
-            ),
-        },
-        min_length=1,
-    )
+    tasks: dict[Task, Design] = Field(TASKS, min_length=1)
+    targets: dict[DataSetName, Target] = Field(TARGETS, min_length=1)
     strategies: tuple[Strategy, ...] = Field(tuple(FINE_TUNINGS), min_length=1)
     techniques: tuple[Technique, ...] = TECHNIQUES
     repeats: int = Field(3, ge=2)
@@ -244,9 +240,8 @@ def words(name: str) -> str:
 
 def treatments(study: Study, task: str) -> list[tuple[str, frozenset[str]]]:
     """Strategies and techniques of a task. Frozen batch norm drops out where there is none."""
-    possible = set(study.techniques)
-    if not has_batch_norm(task.split("/")[1]):
-        possible -= {"batch_norm"}
+    lacking = set() if has_batch_norm(task.split("/")[1]) else {"batch_norm"}
+    possible = set(study.techniques) - lacking
     design = DESIGNS[study.tasks[task]]
     return [(s, chosen) for s, chosen in design if s in study.strategies and chosen <= possible]
 
@@ -255,25 +250,26 @@ def cells(study: Study) -> list[Cell]:
     """All cells, task by task."""
     table = []
     for task in study.tasks:
-        dataset, network = task.split("/")
-        for strategy, techniques in treatments(study, task):
-            setting = (dataset, network, strategy, techniques)
+        for treatment in treatments(study, task):
+            setting = (*task.split("/"), *treatment)
             configs = tuple(_fine_tuning(study, *setting, seed) for seed in range(study.repeats))
-            table.append(Cell(*setting, configs, _budgets(study, dataset)))
+            table.append(Cell(*setting, configs, _budgets(study, setting[0])))
     return table
+
+
+def by_task(cells: Iterable[Cell], least: int = 1) -> dict[str, list[Cell]]:
+    """The cells of every task that has so many; in a study they follow each other."""
+    groups = {task: list(group) for task, group in groupby(cells, lambda cell: cell.task)}
+    return {task: group for task, group in groups.items() if len(group) >= least}
 
 
 def source(study: Study, network: str, robust: bool) -> TrainingConfig:
     """The network that fine-tuning starts from; trained once, as published weights are."""
-    own = {name.removeprefix("source_"): v for name, v in study if name.startswith("source_")}
+    name = f"{study.source_dataset}-{network}-{'pgd' if robust else 'nat'}"
+    strategy = "all" if study.pretrained else None
+    own = {n.removeprefix("source_"): value for n, value in study if n.startswith("source_")}
     return _training(
-        study,
-        robust,
-        name=f"{study.source_dataset}-{network}-{'pgd' if robust else 'nat'}",
-        network=network,
-        schedule="one_cycle",
-        strategy="all" if study.pretrained else None,
-        **own,
+        study, robust, name=name, network=network, strategy=strategy, schedule="one_cycle", **own
     )
 
 

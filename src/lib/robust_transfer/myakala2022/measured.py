@@ -1,6 +1,6 @@
 """A study with what was measured of it: cells with their repeats, repeats with their records."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -56,9 +56,9 @@ class MeasuredStudy:
     cells: Sequence[MeasuredCell]
 
     @property
-    def tasks(self) -> list[str]:
-        """Data set and network of every task that has cells."""
-        return list(dict.fromkeys(cell.task for cell in self.cells))
+    def plain(self) -> dict[str, MeasuredCell]:
+        """Task → its cell of full fine-tuning without any technique."""
+        return {cell.task: cell for (cell,) in matched(self.cells, ("full_finetuning",))}
 
     @property
     def tested(self) -> list[float]:
@@ -82,24 +82,19 @@ class MeasuredStudy:
         return Reproduction(evaluations, pd.DataFrame.from_dict(paper, "index"))
 
 
-def named(cells: Iterable[Cell], strategy: str, *techniques: str) -> dict[str, Cell]:
-    """Task → its cell with exactly this strategy and these techniques."""
-    return {c.task: c for c in cells if c.treatment == (strategy, frozenset(techniques))}
-
-
 def matched(cells: Sequence[Cell], *treatments: Sequence[str]) -> list[tuple[Cell, ...]]:
     """The cells with these strategies and techniques, of every task that has them all."""
-    by_task = [named(cells, *treatment) for treatment in treatments]
-    tasks = [task for task in by_task[0] if all(task in of for of in by_task)]
-    return [tuple(of[task] for of in by_task) for task in tasks]
+    wanted = [(strategy, frozenset(techniques)) for strategy, *techniques in treatments]
+    found = [{c.task: c for c in cells if c.treatment == treatment} for treatment in wanted]
+    tasks = [task for task in found[0] if all(task in of for of in found)]
+    return [tuple(of[task] for of in found) for task in tasks]
 
 
 def _outcomes(budgets: Budgets) -> Evaluation:
     """Which images were answered correctly under which condition; all labels of an image count."""
-    right = {}
-    for attack, epsilon in budgets.outputs:
-        same = budgets.predicted(attack, epsilon) == budgets.labels
-        right[column(attack, epsilon)] = same if same.ndim == 1 else same.all(axis=1)
+    count = len(budgets.labels)
+    same = {column(*at): budgets.predicted(*at) == budgets.labels for at in budgets.outputs}
+    right = {name: of.reshape(count, -1).all(axis=1) for name, of in same.items()}
     return Evaluation(right, budgets.content)
 
 
@@ -127,10 +122,9 @@ def measurements(cells: Sequence[MeasuredCell]) -> pd.DataFrame:
         ``TECHNIQUES``, ``seed``, ``attack``, ``epsilon``, ``n`` test images, ``accuracy``,
         ``balanced_accuracy`` and ``auroc`` (NaN with more than two classes), all three in [0, 1].
     """
-    names = ("task", "dataset", "network", "strategy")
     rows = [
         {"cell": cell.id}
-        | {name: getattr(cell, name) for name in names}
+        | {name: getattr(cell, name) for name in ("task", "dataset", "network", "strategy")}
         | {technique: technique in cell.techniques for technique in TECHNIQUES}
         | {"seed": repeat.seed, "attack": at[0], "epsilon": at[1], "n": len(repeat.budgets.labels)}
         | {

@@ -1,6 +1,6 @@
 """Paper B's tables beside ours, and the tables that the paper does not have."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -78,14 +78,12 @@ def table_2(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> pd.DataFra
     return _side_by_side(frozen, conditions)
 
 
-def _attacked(words: str, attack: str, shown: Sequence[float]) -> dict[str, Condition]:
+def _attacked(name: str, attack: str, shown: Sequence[float]) -> dict[str, Condition]:
     """An attack at every epsilon, by name."""
-    return {f"{words} ε = {epsilon_words(epsilon)}": (attack, epsilon) for epsilon in shown}
+    return {f"{name} ε = {epsilon_words(epsilon)}": (attack, epsilon) for epsilon in shown}
 
 
-def _side_by_side(
-    columns: Mapping[MeasuredCell, str], conditions: Mapping[str, tuple[str, float | None]]
-) -> pd.DataFrame:
+def _side_by_side(columns: dict[MeasuredCell, str], conditions: dict[str, tuple]) -> pd.DataFrame:
     """Accuracies, a row per task and condition; without an epsilon it is the paper's number."""
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for cell, column in columns.items():
@@ -127,9 +125,8 @@ def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.Da
         In percentage points: ``technique``, ``strategy`` (in words, or ``all``), ``gain``,
         ``low``, ``high`` and the number of matched ``pairs``.
     """
-    chosen = rows[
-        (rows["task"] == task) & (rows["attack"] == attack) & np.isclose(rows["epsilon"], epsilon)
-    ]
+    measured = (rows["attack"] == attack) & np.isclose(rows["epsilon"], epsilon)
+    chosen = rows[measured & (rows["task"] == task)]
     lines = []
     for technique in TECHNIQUES:
         others = [other for other in TECHNIQUES if other != technique]
