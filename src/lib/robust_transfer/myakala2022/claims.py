@@ -1,27 +1,30 @@
 """The claims of paper B: settled by its printed tables, or tested on the cells of a study."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import chain, pairwise, permutations, product
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from robust_transfer.claims.outcome import ALPHA
-from robust_transfer.claims.quantities import Accuracy
+from robust_transfer.claims.quantities import Accuracy, Percentages
 from robust_transfer.claims.rules import Check, Claim, Difference, Fact, Order, Rule
 from robust_transfer.evaluation.intervals import signed, wilson, with_interval
 from robust_transfer.myakala2022 import confusion, forensics, printed, repeats, tables
-from robust_transfer.myakala2022.experiment import FINE_TUNINGS
-from robust_transfer.myakala2022.measured import HIGH, MeasuredCell, MeasuredStudy, column
+from robust_transfer.myakala2022.experiment import FINE_TUNINGS, ROBUST, by_task
+from robust_transfer.myakala2022.measured import HIGH, MeasuredCell, MeasuredStudy, column, matched
 from robust_transfer.presentation.tables import epsilon_words
+
+Key = tuple[str, str]
+"""Strategy and techniques, joined by ``+``, as in ``printed.tables``."""
 
 READING = "settled by reading, as the evidence says; there is nothing to compute"
 ONE_SOURCE = "one source of each kind: what others would give is in no interval"
 
 
-def largest_gain(first: str, others: Iterable[str], claimed: float) -> Fact:
+def largest_gain(first: Key, others: Sequence[Key], claimed: float) -> Fact:
     """M02, M04: what ``first`` gains over ``others`` in the printed PGD accuracies, at most."""
     table = printed.pgd_by_dataset()
     points = max((table[first] - table[other]).max() for other in others)
@@ -34,9 +37,10 @@ def power() -> Fact:
     """M11: largest spread of three paired differences that a t-test still calls significant."""
     table = printed.pgd_by_dataset()
     runs = 3
-    gaps = (table["layer_freezing"] - table["full_finetuning"]).sort_values(ascending=False)
+    gaps = table["layer_freezing", ""] - table["full_finetuning", ""]
     spread = gaps * np.sqrt(runs) / stats.t.ppf(1 - ALPHA / 2, runs - 1)
-    text = ", ".join(f"{name} {value:.2f}" for name, value in spread.items())
+    largest = spread.sort_values(ascending=False).items()
+    text = ", ".join(f"{name} {value:.2f}" for name, value in largest)
     return Fact(None, f"standard deviation at most {text} points")
 
 
@@ -56,8 +60,13 @@ def _claim(rules: list[Rule], lacking: str = "") -> Claim:
     return Claim(*rules, lacking=lacking if rules else "no task of this study tests it")
 
 
-def _check(task: str, epsilon: float, words: str, fact: Fact) -> Check:
-    return Check(f"{task}, ε = {epsilon_words(epsilon)}: {words}", fact)
+def _each(subjects: dict, epsilons: Iterable[float], facts: dict[str, Callable]) -> list[Check]:
+    """What each fact, by name, says of each named subject at each budget; None says nothing."""
+    return [
+        Check(f"{name}, ε = {epsilon_words(epsilon)}: {words}", found)
+        for (name, of), epsilon, (words, fact) in product(subjects.items(), epsilons, facts.items())
+        if (found := fact(of, epsilon))
+    ]
 
 
 def _under_pgd(cells: Iterable[MeasuredCell], epsilon: float) -> tuple[Accuracy, ...]:
@@ -66,116 +75,88 @@ def _under_pgd(cells: Iterable[MeasuredCell], epsilon: float) -> tuple[Accuracy,
 
 def _strategies(measured: MeasuredStudy) -> dict[str, Claim]:
     pairs = tables.strategy_pairs(measured.cells)
-    reached = largest_gain("layer_freezing", ["full_finetuning"], 5.2)
+    reached = largest_gain(("layer_freezing", ""), [("full_finetuning", "")], 5.2)
     tests = [
         Check(f"p < 0.05 in every task, ε = {epsilon_words(e)}", _significant(pairs, e))
         for e in measured.tested
         if pairs
     ]
-    best = [
-        _check(task, epsilon, "best cell freezes layers, with a technique", fact)
-        for task in measured.tasks
-        for epsilon in measured.tested
-        if (fact := _best(measured, task, epsilon))
-    ]
-    standard = ("full_finetuning", "layer_freezing", "feature_extraction")
+    freezes = {"best cell freezes layers, with a technique": _best}
+    usual = ("layer_freezing", "full_finetuning", "feature_extraction")
+    attacked = [column(*attack) for attack in product(("fgsm", "pgd"), measured.study.epsilons)]
+    words = "source: freezing > full > extraction at every ε"
+    natural = _orders(measured, [(s,) for s in usual], attacked, f", natural {words}")
+    robust = _orders(measured, [(s, "pretraining") for s in usual], attacked, f", robust {words}")
+    clean = ": full > freezing > extraction, natural"
     chance = "which of many cells is best is chance where they differ little"
     return {
-        "M01": _claim(_robust_orders(measured)),
+        "M01": _claim(sorted(natural + robust, key=lambda order: order.words)),
         "M02": Claim(Check("gain under PGD in the printed table reaches 5.2 %", reached)),
         "M11": Claim(Check("what p < 0.05 in three runs implies", power()), *tests),
-        "M13": _claim(
-            _orders(measured, standard, ["natural"], ": full > freezing > extraction, natural")
-        ),
-        "M15": _claim(best, lacking=chance),
+        "M13": _claim(_orders(measured, [(s,) for s in FINE_TUNINGS], ["natural"], clean)),
+        "M15": _claim(_each(by_task(measured.cells), measured.tested, freezes), lacking=chance),
     }
 
 
-def _robust_orders(measured: MeasuredStudy) -> list[Order]:
-    """M01: freezing above full fine-tuning above feature extraction, under every attack."""
-    usual = ("layer_freezing", "full_finetuning", "feature_extraction")
-    columns = [column(*attack) for attack in product(("fgsm", "pgd"), measured.study.epsilons)]
-    words = "source: freezing > full > extraction at every ε"
-    orders = _orders(measured, usual, columns, f", natural {words}")
-    orders += _orders(measured, usual, columns, f", robust {words}", "pretraining")
-    return sorted(orders, key=lambda order: order.words)
-
-
 def _orders(
-    measured: MeasuredStudy,
-    strategies: tuple[str, ...],
-    columns: list[str],
-    words: str,
-    *techniques,
+    measured: MeasuredStudy, treatments: list[tuple[str, ...]], columns: list[str], words: str
 ) -> list[Order]:
-    """An order of strategies for every task that has them all with these techniques."""
-    named = [measured.named(strategy, *techniques) for strategy in strategies]
-    tasks = sorted(set.intersection(*(set(cells) for cells in named)))
-    return [
-        Order(_in_turn([of[task] for of in named], columns), f"{task}{words}") for task in tasks
-    ]
-
-
-def _in_turn(cells: list[MeasuredCell], columns: list[str]) -> tuple[tuple[Accuracy, ...], ...]:
-    """Each cell with the one after it, in every column."""
-    pairs = product(columns, pairwise(cells))
-    return tuple((Accuracy(first.id, at), Accuracy(second.id, at)) for at, (first, second) in pairs)
+    """M01, M13: treatments in order of accuracy, in every column, for every task that has all."""
+    orders = []
+    for cells in matched(measured.cells, *treatments):
+        pairs = tuple(
+            (Accuracy(first.id, at), Accuracy(second.id, at))
+            for at, (first, second) in product(columns, pairwise(cells))
+        )
+        orders.append(Order(pairs, f"{cells[0].task}{words}"))
+    return sorted(orders, key=lambda order: order.words)
 
 
 def _significant(pairs: list[repeats.CellPair], epsilon: float) -> Fact:
     """M11: whether layer freezing is above full fine-tuning in every task, by paired t-tests."""
     tests = repeats.compare(pairs, "pgd", epsilon)
     positive = (tests["adjusted"] < ALPHA) & (tests["difference"] > 0)
-    tests["task"] = [first.task for first, _ in pairs]
     text = ", ".join(
-        f"{row.task} {with_interval(row.difference, row.low, row.high)} "
+        f"{first.task} {with_interval(row.difference, row.low, row.high)} "
         f"(p: {repeats.p_words(row.adjusted)})"
-        for row in tests.itertuples()
+        for (first, _), row in zip(pairs, tests.itertuples(), strict=True)
     )
-    both = [first for first, _ in pairs] + [second for _, second in pairs]
-    return Fact(bool(positive.all()), text, "p < 0.05", _under_pgd(both, epsilon))
+    basis = _under_pgd(chain(*zip(*pairs, strict=True)), epsilon)
+    return Fact(bool(positive.all()), text, "p < 0.05", basis)
 
 
-def _best(measured: MeasuredStudy, task: str, epsilon: float) -> Fact | None:
+def _best(cells: list[MeasuredCell], epsilon: float) -> Fact | None:
     """M15: among all strategies and techniques, which cell stands PGD best; None of few cells."""
-    cells = [cell for cell in measured.cells if cell.task == task]
     means = {cell: cell.by_seed("pgd", epsilon).mean() for cell in cells}
-    added = {"pretraining", "augmentation"}
-    claimed = [c for c in cells if c.strategy == "layer_freezing" and added & c.techniques]
+    claimed = [c for c in cells if c.strategy == "layer_freezing" and c.techniques & {*ROBUST}]
     if len(cells) < 3 * len(FINE_TUNINGS) or not claimed:
         return None
-    best = max(cells, key=means.get)
+    best, second = (max(group, key=means.get) for group in (cells, claimed))
     text, undecided = f"{best.label}: {means[best]:.1f} %", False
-    if best not in claimed:
-        second = max(claimed, key=means.get)
+    if best != second:
         gap = repeats.compare([(best, second)], "pgd", epsilon).iloc[0]
-        above = with_interval(gap["difference"], gap["low"], gap["high"])
-        text += f", above the best that does by {above}"
+        ends = gap[["difference", "low", "high"]]
+        text += f", above the best that does by {with_interval(*ends)}"
         undecided = gap["low"] <= 0
-    return Fact(best in claimed, text, basis=_under_pgd(cells, epsilon), undecided=undecided)
+    return Fact(best == second, text, basis=_under_pgd(cells, epsilon), undecided=undecided)
 
 
 def _techniques(measured: MeasuredStudy) -> dict[str, Claim]:
     if HIGH not in measured.tested:  # at which all of them are tested
         measured = replace(measured, cells=())
-    base = measured.named("layer_freezing")
-    robust = measured.named("layer_freezing", "pretraining")
-    augmented = measured.named("layer_freezing", "augmentation")
+    freezing = "layer_freezing"
+    base, robust, augmented = (freezing,), (freezing, "pretraining"), (freezing, "augmentation")
     alone = [pair for pair in _pairs(measured, "pretraining") if len(pair[0].techniques) == 1]
     frozen = _pairs(measured, "batch_norm")
     without = [pair for pair in frozen if "augmentation" not in pair[0].techniques]
-    both = [(robust[task], augmented[task]) for task in robust if task in augmented]
-    cost = [(robust[t], base[t]) for t in measured.on("CIFAR-10") if t in robust and t in base]
+    cost = matched(measured.on("CIFAR-10").cells, robust, base)
     small = [Difference(b.id, a.id, "natural", 1.2, cost=True) for a, b in cost]
-    reached = largest_gain("with_pretraining", FINE_TUNINGS, 25)
+    gain = largest_gain((freezing, "pretraining"), [(s, "") for s in FINE_TUNINGS], 25)
+    reached = Check("gain under PGD in the printed tables reaches 25 %", gain)
     return {
-        "M04": Claim(
-            Check("gain under PGD in the printed tables reaches 25 %", reached),
-            *_above(alone),
-            lacking=ONE_SOURCE,
-        ),
-        "M05": _claim(_above(both), lacking=ONE_SOURCE),
-        "M06": _claim(_above([(cell, base[task]) for task, cell in augmented.items()], 4.0)),
+        "M04": Claim(reached, *_above(alone), lacking=ONE_SOURCE),
+        "M05": _claim(_above(matched(measured.cells, robust, augmented)), lacking=ONE_SOURCE),
+        "M06": _claim(_above(matched(measured.cells, augmented, base), 4.0)),
         "M07": _claim(_above(without, 0.0), lacking="input-gradient norms were not measured"),
         "M08": _claim(_spread(frozen)),
         "M12": _claim(small + _above(cost, 6.7), lacking=ONE_SOURCE),
@@ -184,14 +165,13 @@ def _techniques(measured: MeasuredStudy) -> dict[str, Claim]:
 
 def _pairs(measured: MeasuredStudy, technique: str) -> list[repeats.CellPair]:
     """Every cell with a technique beside the one that lacks nothing but it."""
-    return [
-        (cell, without)
-        for cell in measured.cells
-        if technique in cell.techniques
-        and (
-            without := measured.named(cell.strategy, *cell.techniques - {technique}).get(cell.task)
-        )
+    cells = {(cell.task, *cell.treatment): cell for cell in measured.cells}
+    pairs = [
+        (cell, cells.get((task, strategy, techniques - {technique})))
+        for (task, strategy, techniques), cell in cells.items()
+        if technique in techniques
     ]
+    return [pair for pair in pairs if pair[1]]
 
 
 def _above(pairs: list[repeats.CellPair], expected: float | None = None) -> list[Difference]:
@@ -202,10 +182,9 @@ def _spread(pairs: list[repeats.CellPair]) -> list[Check]:
     """M08: whether frozen batch norm narrows the spread over seeds."""
     if not pairs:
         return []
-    values = [[cell.by_seed("pgd", HIGH).to_numpy() for cell in pair] for pair in pairs]
-    frozen, adapting = (
-        np.concatenate([pair[side] - pair[side].mean() for pair in values]) for side in (0, 1)
-    )
+    values = np.array([[cell.by_seed("pgd", HIGH) for cell in pair] for pair in pairs])
+    gaps = values - values.mean(axis=2, keepdims=True)  # (pairs, frozen and adapting, seeds)
+    frozen, adapting = gaps.swapaxes(0, 1).reshape(2, -1)
     with np.errstate(invalid="ignore"):  # no spread at all: p is NaN, and nothing is shown
         p = float(stats.levene(adapting, frozen, center="median").pvalue)
     freedom = len(frozen) - len(pairs)
@@ -222,53 +201,45 @@ def _spread(pairs: list[repeats.CellPair]) -> list[Check]:
 
 
 def _data(measured: MeasuredStudy) -> dict[str, Claim]:
-    others = (
-        "the data sets differ in network, classes and image size too; how sure their order is, "
-    )
+    others = "the data sets differ in network, classes and image size too"
+    unsure = f"{others}; how sure their order is, was not tested"
     unsaid = "the paper does not say what its accuracy counts"
+    transformers = [  # a ViT above every CNN fine-tuned on the same data
+        Difference(vit.id, cnn.id, column("pgd", e), 0.0)
+        for (vit, cnn), e in product(permutations(measured.plain.values(), 2), measured.tested)
+        if "vit" in vit.network and "vit" not in cnn.network and vit.dataset == cnn.dataset
+    ]
     return {
-        "M09": _claim(_transformers(measured), lacking=ONE_SOURCE),
-        "M10": _claim(_medical(measured), lacking=f"{others}was not tested"),
+        "M09": _claim(transformers, lacking=ONE_SOURCE),
+        "M10": _claim(_medical(measured), lacking=unsure),
         "M19": Claim(lacking="needs a backbone pre-trained without the target's classes"),
         "M20": _claim(_multilabel(measured), lacking=unsaid),
     }
 
 
-def _transformers(measured: MeasuredStudy) -> list[Difference]:
-    """M09: a ViT above every CNN fine-tuned on the same data."""
-    plain = measured.named("full_finetuning").values()
-    return [
-        Difference(vit.id, cnn.id, column("pgd", epsilon), 0.0)
-        for vit, cnn, epsilon in product(plain, plain, measured.tested)
-        if "vit" in vit.network and "vit" not in cnn.network and vit.dataset == cnn.dataset
-    ]
-
-
 def _medical(measured: MeasuredStudy) -> list[Check]:
     """M10: chest X-rays against the other data sets, by three measures."""
-    plain, chest = measured.named("full_finetuning"), measured.on("ChestX-ray")
-    if not {*plain} & {*chest} or not {*plain} - {*chest}:
+    plain, chest = measured.plain, measured.on("ChestX-ray").plain
+    if not chest or chest == plain:
         return []
     checks, reproduction = [], measured.reproduction
+    names = [printed.COUNTERPARTS.get(cell.dataset, "") for cell in plain.values()]
     for epsilon in measured.tested:
-        at = ("natural", column("pgd", epsilon))
-        pairs = {task: [Accuracy(plain[task].id, c) for c in at] for task in plain}
-        ours = _drops({task: reproduction.means(*pair) for task, pair in pairs.items()})
-        theirs = _drops({task: reproduction.printed(*pair) for task, pair in pairs.items()})
-        names = {task: printed.COUNTERPARTS.get(task.split("/")[0], "") for task in plain}
+        columns = ("natural", column("pgd", epsilon))
+        basis = tuple(Accuracy(cell.id, at) for cell, at in product(plain.values(), columns))
+        ours = _drops(reproduction.means(*basis), [*plain])
+        theirs = _drops(reproduction.printed(*basis), names)
         for measure in ours:
-            texts = _listed(ours[measure]), _listed(theirs[measure].dropna().rename(names))
-            fact = Fact(
-                ours[measure].idxmin() in chest, *texts, sum(map(tuple, pairs.values()), ())
-            )
+            texts = _listed(ours[measure]), _listed(theirs[measure].dropna())
+            fact = Fact(ours[measure].idxmin() in chest, *texts, basis)
             words = f"ε = {epsilon_words(epsilon)}: chest X-rays have the {measure}"
             checks.append(Check(words, fact))
     return checks
 
 
-def _drops(percent: dict[str, dict[Accuracy, float]]) -> pd.DataFrame:
+def _drops(percent: Percentages, names: list[str]) -> pd.DataFrame:
     """A row per task: what an attack leaves of its accuracy, by three measures."""
-    table = pd.DataFrame([of.values() for of in percent.values()], index=[*percent])
+    table = pd.DataFrame(np.reshape([*percent.values()], (-1, 2)), names)
     natural, attacked = table[0], table[1]
     return pd.DataFrame(
         {
@@ -280,36 +251,42 @@ def _drops(percent: dict[str, dict[Accuracy, float]]) -> pd.DataFrame:
 
 
 def _listed(values: pd.Series) -> str:
-    texts = (f"{name} {value:.2f}" for name, value in values.to_dict().items())
+    texts = (f"{name} {value:.2f}" for name, value in values.items())
     return ", ".join(texts).replace(" -", " −")
 
 
 def _multilabel(measured: MeasuredStudy) -> list[Check]:
     """M20: accuracy on chest X-rays beside what it hides."""
-    plain, checks = measured.named("full_finetuning"), []
-    for task in measured.on("ChestX-ray"):
-        if cell := plain.get(task):
-            means = {
-                "accuracy": cell.by_seed().mean(),
-                "majority class": forensics.majority(cell.repeats[0].budgets),
-                "balanced accuracy": cell.by_seed(measure="balanced_accuracy").mean(),
-                "AUROC": cell.by_seed(measure="auroc").mean(),
-            }
-            text = ", ".join(f"{words} {value:.1f}" for words, value in means.items())
-            fact = Fact(None, text, basis=(Accuracy(cell.id, "natural"),))
-            checks.append(Check(f"{task}: accuracy beside other measures", fact))
+    checks = []
+    for task, cell in measured.on("ChestX-ray").plain.items():
+        means = {
+            "accuracy": cell.by_seed().mean(),
+            "majority class": forensics.majority(cell.repeats[0].budgets),
+            "balanced accuracy": cell.by_seed(measure="balanced_accuracy").mean(),
+            "AUROC": cell.by_seed(measure="auroc").mean(),
+        }
+        text = ", ".join(f"{words} {value:.1f}" for words, value in means.items())
+        fact = Fact(None, text, basis=(Accuracy(cell.id, "natural"),))
+        checks.append(Check(f"{task}: accuracy beside other measures", fact))
     return checks
 
 
 def _attacks(measured: MeasuredStudy) -> dict[str, Claim]:
-    plain = measured.named("full_finetuning")
-    at = list(product(plain, measured.tested))
-    half = [_check(t, e, "PGD accuracy at least 50 %", _keeps_half(plain[t], e)) for t, e in at]
-    gaps = "FGSM − PGD between 10 and 16 points"
+    half = {"PGD accuracy at least 50 %": _keeps_half}
+    gaps = {"FGSM − PGD between 10 and 16 points": _attack_gap}
+    similar = {
+        "new errors on the pairs of classes confused without attack": _same_pairs,
+        "cat and dog more often than other pairs": _cats_and_dogs,
+    }
+    confused = {
+        f"{cell.task}: {cell.label}": cell
+        for cell in measured.on("CIFAR-10").cells
+        if cell.treatment in (("full_finetuning", set()), ("layer_freezing", {"pretraining"}))
+    }
     return {
-        "M03": _claim(half),
-        "M14": _claim([_check(t, e, gaps, _attack_gap(plain[t], e)) for t, e in at]),
-        "M16": _claim(_similar_classes(measured)),
+        "M03": _claim(_each(measured.plain, measured.tested, half)),
+        "M14": _claim(_each(measured.plain, measured.tested, gaps)),
+        "M16": _claim(_each(confused, {HIGH} & {*measured.tested}, similar)),
         "M17": Claim(lacking="the paper prints no DeepFool number; ours are on the study's page"),
         "M18": _claim(_budget(measured), lacking="the paper gives no ε with its tables"),
     }
@@ -328,34 +305,21 @@ def _attack_gap(cell: MeasuredCell, epsilon: float) -> Fact:
     return Fact(bool(10 <= gap <= 16), f"{signed(gap)} points", basis=basis)
 
 
-def _similar_classes(measured: MeasuredStudy) -> list[Check]:
-    """M16: errors under attack fall on the pairs confused without it, cat and dog among them."""
-    checks = []
-    for task in measured.on("CIFAR-10") if HIGH in measured.tested else ():
-        for strategy, techniques in (("full_finetuning", ()), ("layer_freezing", ("pretraining",))):
-            if cell := measured.named(strategy, *techniques).get(task):
-                label = f"{cell.task}: {cell.label}, ε = {epsilon_words(HIGH)}"
-                words = f"{label}: new errors on the pairs of classes confused without attack"
-                checks.append(Check(words, _same_pairs(cell)))
-                words = f"{label}: cat and dog more often than other pairs"
-                checks.append(Check(words, _cats_and_dogs(cell)))
-    return checks
-
-
-def _same_pairs(cell: MeasuredCell) -> Fact:
-    attacked = confusion.confusion(cell, "pgd", HIGH)
+def _same_pairs(cell: MeasuredCell, epsilon: float) -> Fact:
+    """M16: errors under attack fall on the pairs of classes that are confused without it."""
+    attacked = confusion.confusion(cell, "pgd", epsilon)
     correlation, p = confusion.same_pairs(confusion.confusion(cell), attacked)
     text = f"correlation {correlation:.2f} (p: {repeats.p_words(p)})"
-    return Fact(p < ALPHA, text, basis=_under_pgd([cell], HIGH), undecided=correlation > 0)
+    return Fact(p < ALPHA, text, basis=_under_pgd([cell], epsilon), undecided=correlation > 0)
 
 
-def _cats_and_dogs(cell: MeasuredCell) -> Fact:
-    attacked = confusion.confusion(cell, "pgd", HIGH)
+def _cats_and_dogs(cell: MeasuredCell, epsilon: float) -> Fact:
+    attacked = confusion.confusion(cell, "pgd", epsilon)
     pair, even = confusion.between(attacked, "cat", "dog"), confusion.evenly(attacked)
     wrong = confusion.total(attacked)
     high = wilson(pair * wrong, wrong)[1] if wrong else 1.0
     text = f"{100 * pair:.1f} % of {wrong} errors, {100 * even:.1f} % if spread evenly"
-    return Fact(pair > even, text, basis=_under_pgd([cell], HIGH), undecided=high > even)
+    return Fact(pair > even, text, basis=_under_pgd([cell], epsilon), undecided=high > even)
 
 
 def _budget(measured: MeasuredStudy) -> list[Check]:

@@ -93,5 +93,4 @@ def summary(cells: Sequence[MeasuredCell], epsilon: float) -> pd.DataFrame:
 def _pairs(counts: pd.DataFrame | np.ndarray) -> np.ndarray:
     """Confusions of each pair of classes, either way."""
     matrix = np.asarray(counts)
-    upper = np.triu_indices(len(matrix), 1)
-    return (matrix + matrix.T)[upper]
+    return (matrix + matrix.T)[np.triu_indices(len(matrix), 1)]

@@ -4,8 +4,9 @@ A study file says which tasks run by which design, and at which scale; ``cells``
 table, each cell with the complete configuration of every repeat and of what is measured.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby, product
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -41,22 +42,20 @@ TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
 
 NONE: frozenset[str] = frozenset()
 
-PLAIN = tuple((strategy, NONE) for strategy in FINE_TUNINGS)
+CHOICES = [frozenset(c) for n in range(len(TECHNIQUES) + 1) for c in combinations(TECHNIQUES, n)]
+"""All that techniques can be combined to."""
+
+PLAIN = tuple(product(FINE_TUNINGS, [NONE]))
 """Every strategy without any technique."""
+
+ROBUST = ("pretraining", "augmentation")
+"""The techniques that train on adversarial images, one by one in Table II."""
 
 DESIGNS: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {
     "architecture": PLAIN[:1],
     "strategies": PLAIN,
-    "tables": (
-        *PLAIN,
-        *(("layer_freezing", frozenset({t})) for t in ("pretraining", "augmentation")),
-    ),
-    "factorial": tuple(
-        (strategy, frozenset(chosen))
-        for strategy in FINE_TUNINGS
-        for count in range(len(TECHNIQUES) + 1)
-        for chosen in combinations(TECHNIQUES, count)
-    ),
+    "tables": PLAIN + tuple(("layer_freezing", frozenset({t})) for t in ROBUST),
+    "factorial": tuple(product(FINE_TUNINGS, CHOICES)),
 }
 """Which strategies and techniques a task is run with.
 
@@ -95,6 +94,23 @@ class Target(Config):
     epochs: int = Field(ge=1)
 
 
+TASKS: dict[str, Design] = {
+    "cifar10/imagenet_resnet50": "factorial",
+    "imagenet_subset/imagenet_vit_b_16": "tables",
+    "chestxray14/imagenet_densenet121": "tables",
+}
+TARGETS: dict[str, Target] = {
+    "cifar10": Target(train_size=47_500, validation_size=2_500, test_size=10_000, epochs=10),
+    "imagenet_subset": Target(
+        train_size=47_500, validation_size=2_500, test_size=5_000, image_size=224, epochs=10
+    ),
+    "chestxray14": Target(
+        train_size=7_500, validation_size=500, test_size=2_000, image_size=224, epochs=10
+    ),
+}
+"""The paper's tasks, and as much of their data sets as it says, or as we read it."""
+
+
 class Study(Config):
     """The scale and protocol of one run of paper B's experiment; the defaults are the paper's.
 
@@ -119,28 +135,8 @@ class Study(Config):
     """
 
     study: str = Field("paper", pattern=r"^[a-z0-9-]+$")
-    tasks: dict[Task, Design] = Field(
-        {
-            "cifar10/imagenet_resnet50": "factorial",
-            "imagenet_subset/imagenet_vit_b_16": "tables",
-            "chestxray14/imagenet_densenet121": "tables",
-        },
-        min_length=1,
-    )
-    targets: dict[DataSetName, Target] = Field(
-        {
-            "cifar10": Target(
-                train_size=47_500, validation_size=2_500, test_size=10_000, epochs=10
-            ),
-            "imagenet_subset": Target(
-                train_size=47_500, validation_size=2_500, test_size=5_000, image_size=224, epochs=10
-            ),
-            "chestxray14": Target(
-                train_size=7_500, validation_size=500, test_size=2_000, image_size=224, epochs=10
-            ),
-        },
-        min_length=1,
-    )
+    tasks: dict[Task, Design] = Field(TASKS, min_length=1)
+    targets: dict[DataSetName, Target] = Field(TARGETS, min_length=1)
     strategies: tuple[Strategy, ...] = Field(tuple(FINE_TUNINGS), min_length=1)
     techniques: tuple[Technique, ...] = TECHNIQUES
     repeats: int = Field(3, ge=2)
@@ -170,24 +166,15 @@ class Study(Config):
         return f"study-{self.study}"
 
     @model_validator(mode="after")
-    def _every_target_has_sizes(self) -> Self:
-        for task in self.tasks:
-            one_of("tasks: data set without sizes in targets", task.split("/")[0], self.targets)
-        return self
-
-    @model_validator(mode="after")
-    def _every_task_has_cells(self) -> Self:
+    def _consistent(self) -> Self:
         for task, design in self.tasks.items():
+            one_of("tasks: data set without sizes in targets", task.split("/")[0], self.targets)
             if not treatments(self, task):
                 has = ", ".join(dict.fromkeys(strategy for strategy, _ in DESIGNS[design]))
                 raise ValueError(
                     f"strategies = {', '.join(self.strategies)}: {task} would have no cell; its "
                     f"design {design} has {has}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _shown_is_measured(self) -> Self:
         for epsilon in self.shown:
             if epsilon not in self.epsilons:
                 measured = ", ".join(f"{size:.6g}" for size in self.epsilons)
@@ -220,6 +207,11 @@ class Cell:
         return f"{self.dataset}/{self.network}"
 
     @property
+    def treatment(self) -> tuple[str, frozenset[str]]:
+        """Strategy and techniques, as in ``DESIGNS``."""
+        return self.strategy, self.techniques
+
+    @property
     def id(self) -> str:
         """For instance ``cifar10-resnet20-layer_freezing-pretraining``."""
         return self.configs[0].name
@@ -248,9 +240,8 @@ def words(name: str) -> str:
 
 def treatments(study: Study, task: str) -> list[tuple[str, frozenset[str]]]:
     """Strategies and techniques of a task. Frozen batch norm drops out where there is none."""
-    possible = set(study.techniques)
-    if not has_batch_norm(task.split("/")[1]):
-        possible -= {"batch_norm"}
+    lacking = set() if has_batch_norm(task.split("/")[1]) else {"batch_norm"}
+    possible = set(study.techniques) - lacking
     design = DESIGNS[study.tasks[task]]
     return [(s, chosen) for s, chosen in design if s in study.strategies and chosen <= possible]
 
@@ -259,82 +250,72 @@ def cells(study: Study) -> list[Cell]:
     """All cells, task by task."""
     table = []
     for task in study.tasks:
-        dataset, network = task.split("/")
-        for strategy, techniques in treatments(study, task):
-            setting = (dataset, network, strategy, techniques)
+        for treatment in treatments(study, task):
+            setting = (*task.split("/"), *treatment)
             configs = tuple(_fine_tuning(study, *setting, seed) for seed in range(study.repeats))
-            table.append(Cell(*setting, configs, _budgets(study, dataset)))
+            table.append(Cell(*setting, configs, _budgets(study, setting[0])))
     return table
+
+
+def by_task(cells: Iterable[Cell], least: int = 1) -> dict[str, list[Cell]]:
+    """The cells of every task that has so many; in a study they follow each other."""
+    groups = {task: list(group) for task, group in groupby(cells, lambda cell: cell.task)}
+    return {task: group for task, group in groups.items() if len(group) >= least}
 
 
 def source(study: Study, network: str, robust: bool) -> TrainingConfig:
     """The network that fine-tuning starts from; trained once, as published weights are."""
-    return TrainingConfig(
-        name=f"{study.source_dataset}-{network}-{'pgd' if robust else 'nat'}",
-        network=network,
-        dataset=study.source_dataset,
-        image_size=study.source_image_size,
-        train_size=study.source_train_size,
-        validation_size=study.source_validation_size,
-        epochs=study.source_epochs,
-        learning_rate=study.source_learning_rate,
-        schedule="one_cycle",
-        batch_size=study.source_batch_size,
-        pretrained=study.pretrained,
-        strategy="all" if study.pretrained else None,
-        **_shared(study, robust),
+    name = f"{study.source_dataset}-{network}-{'pgd' if robust else 'nat'}"
+    strategy = "all" if study.pretrained else None
+    own = {n.removeprefix("source_"): value for n, value in study if n.startswith("source_")}
+    return _training(
+        study, robust, name=name, network=network, strategy=strategy, schedule="one_cycle", **own
     )
 
 
 def _fine_tuning(
     study: Study, dataset: str, network: str, strategy: str, techniques: frozenset[str], seed: int
 ) -> TrainingConfig:
-    target = study.targets[dataset]
     robust = "pretraining" in techniques
     published = study.pretrained and not robust  # the source is a download
-    return TrainingConfig(
+    return _training(
+        study,
+        "augmentation" in techniques,
         name="-".join([dataset, network, strategy, *(t for t in TECHNIQUES if t in techniques)]),
         network=network,
         dataset=dataset,
-        image_size=target.image_size,
-        train_size=target.train_size,
-        validation_size=target.validation_size,
-        epochs=target.epochs,
-        learning_rate=study.learning_rate,
         decay_epochs=(),
-        batch_size=study.batch_size,
         seed=seed,
         source=None if published else source(study, network, robust),
         pretrained=published,
         strategy=FINE_TUNINGS[strategy],
         frozen_batch_norm="freeze_all" if "batch_norm" in techniques else "adapt",
-        **_shared(study, "augmentation" in techniques),
+        **_shared(TrainingConfig, study.targets[dataset]),
     )
 
 
-def _shared(study: Study, adversarial: bool) -> dict[str, object]:
-    """What all trainings of a study have in common; adversarial ones have an attack."""
+def _training(study: Study, adversarial: bool, **fields) -> TrainingConfig:
+    """A training with what all of a study have in common; adversarial ones have an attack."""
     attack = PGD(
         threat_model=ThreatModel(epsilon=study.training_epsilon),
         steps=study.training_steps,
         step_size=study.training_step_ratio * study.training_epsilon,
     )
-    fields = {"attack": attack if adversarial else None, "halves": "joint"}
-    return fields | {"optimizer": "adam", "weight_decay": 0, "precision": study.precision}
+    usual = {"attack": attack if adversarial else None, "halves": "joint"}
+    usual |= {"optimizer": "adam", "weight_decay": 0}
+    return TrainingConfig(**_shared(TrainingConfig, study) | usual | fields)
+
+
+def _shared(kind: type[Config], *given: Config) -> dict[str, object]:
+    """The fields of given configurations that one of this kind has by the same name."""
+    return {n: value for config in given for n, value in config if n in kind.model_fields}
 
 
 def _budgets(study: Study, dataset: str) -> BudgetConfig:
     target = study.targets[dataset]
     attacked = 0 if DATASETS[dataset].multi_label else min(study.deepfool_images, target.test_size)
-    return BudgetConfig(
-        dataset=dataset,
-        image_size=target.image_size,
-        test_size=target.test_size,
-        epsilons=study.epsilons,
-        steps=study.steps,
-        step_ratio=study.step_ratio,
-        deepfool_images=attacked,
-    )
+    fields = _shared(BudgetConfig, study, target) | {"deepfool_images": attacked}
+    return BudgetConfig(dataset=dataset, **fields)
 
 
 def published_study() -> Path:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robust_transfer.myakala2022 import printed
-from robust_transfer.myakala2022.experiment import FINE_TUNINGS, words
+from robust_transfer.myakala2022.experiment import DESIGNS, FINE_TUNINGS, by_task, words
 from robust_transfer.myakala2022.measured import MeasuredCell
 from robust_transfer.presentation.figures import shared_legend, small_multiples, subplots
 from robust_transfer.presentation.tables import epsilon_words
@@ -27,23 +27,17 @@ def figure_1(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> Figure:
 
     Error bars are standard deviations over repeats; the paper prints none.
     """
-    groups = _by_task([cell for cell in cells if not cell.techniques])
-    tasks = {task: group for task, group in groups.items() if len(group) > 1}
+    groups = by_task((cell for cell in cells if not cell.techniques), least=2)
+    drawn = [cell for group in groups.values() for cell in group]
+    names = [(cell.task.replace("/", "\n"), cell.strategy) for cell in drawn]
+    rows = pd.MultiIndex.from_tuples(names, names=["task", "strategy"])
     figure, axes = subplots(1, 1 + len(shown), (3.4 * (1 + len(shown)), 3.2), sharey=True)
     paper = printed.tables()["pgd"].xs("", level="techniques").unstack("strategy", sort=False)
     _bars(axes[0, 0], paper, pd.DataFrame())
     axes[0, 0].set_title("paper, ε unstated", fontsize=9)
     for axis, epsilon in zip(axes[0, 1:], shown, strict=True):
-        heights, spread = (
-            pd.DataFrame(
-                {
-                    t: {c.strategy: c.by_seed("pgd", epsilon).agg(of) for c in tasks[t]}
-                    for t in tasks
-                }
-            ).T.rename(index=lambda task: task.replace("/", "\n"))
-            for of in ("mean", "std")
-        )
-        _bars(axis, heights, spread)
+        table = pd.DataFrame([cell.by_seed("pgd", epsilon) for cell in drawn]).set_axis(rows)
+        _bars(axis, *(table.agg(of, axis=1).unstack(sort=False) for of in ("mean", "std")))
         axis.set_title(f"ours, ε = {epsilon_words(epsilon)}", fontsize=9)
     axes[0, 0].set_ylabel("PGD accuracy (%)")
     axes[0, -1].legend(fontsize=8)
@@ -69,8 +63,7 @@ def figure_2(cells: Sequence[MeasuredCell], epsilon: float) -> Figure:
     A hollow marker is the paper's, a full one ours. The paper gives no standard accuracy of
     networks with augmentation; that of pre-trained ones follows from its text on CIFAR-10 alone.
     """
-    several = {task for task, group in _by_task(cells).items() if len(group) > 1}
-    groups = _by_task([c for c in cells if c.task in several or not several])
+    groups = by_task(cells, least=2) or by_task(cells)
     figure, axes = subplots(1, len(groups), (3.6 * len(groups), 3.5), sharex=True, sharey=True)
     for axis, (task, group) in zip(axes[0], groups.items(), strict=True):
         for cell in filter(_in_the_papers_tables, group):
@@ -90,8 +83,7 @@ def figure_2(cells: Sequence[MeasuredCell], epsilon: float) -> Figure:
 
 def _in_the_papers_tables(cell: MeasuredCell) -> bool:
     """Whether a cell has the strategy and techniques of one of Tables I and II."""
-    technique = "+".join(cell.ordered)
-    return technique in MARKERS and (cell.strategy == "layer_freezing" or not technique)
+    return cell.treatment in DESIGNS["tables"]
 
 
 def budget_curves(cells: Sequence[MeasuredCell], attack: str) -> Figure:
@@ -99,7 +91,7 @@ def budget_curves(cells: Sequence[MeasuredCell], attack: str) -> Figure:
 
     Panels have scales of their own: two classes begin where a hundred never come.
     """
-    groups = _by_task([cell for cell in cells if _in_the_papers_tables(cell)])
+    groups = by_task(filter(_in_the_papers_tables, cells))
     labels = ("ε in 255ths", f"{attack.upper()} accuracy (%)")
     columns = min(2, len(groups))
     figure, axes = small_multiples(len(groups), columns, (4.6, 2.7), labels, sharex=True)
@@ -171,10 +163,3 @@ def flows(parts: Mapping[str, pd.DataFrame]) -> Figure:
         axis.set_yscale("log")
     shared_legend(figure, "upper center", len(parts))
     return figure
-
-
-def _by_task(cells: Sequence[MeasuredCell]) -> dict[str, list[MeasuredCell]]:
-    groups: dict[str, list[MeasuredCell]] = {}
-    for cell in cells:
-        groups.setdefault(cell.task, []).append(cell)
-    return groups

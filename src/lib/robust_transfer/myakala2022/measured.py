@@ -1,8 +1,9 @@
 """A study with what was measured of it: cells with their repeats, repeats with their records."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import pandas as pd
 
@@ -54,28 +55,20 @@ class MeasuredStudy:
     study: Study
     cells: Sequence[MeasuredCell]
 
-    def named(self, strategy: str, *techniques: str) -> dict[str, MeasuredCell]:
-        """Task → its cell with exactly this strategy and these techniques."""
-        return {
-            cell.task: cell
-            for cell in self.cells
-            if (cell.strategy, cell.techniques) == (strategy, frozenset(techniques))
-        }
-
     @property
-    def tasks(self) -> list[str]:
-        """Data set and network of every task that has cells."""
-        return list(dict.fromkeys(cell.task for cell in self.cells))
+    def plain(self) -> dict[str, MeasuredCell]:
+        """Task → its cell of full fine-tuning without any technique."""
+        return {cell.task: cell for (cell,) in matched(self.cells, ("full_finetuning",))}
 
     @property
     def tested(self) -> list[float]:
         """Of the two budgets that claims are tested at, those that were measured."""
         return [epsilon for epsilon in (LOW, HIGH) if epsilon in self.study.epsilons]
 
-    def on(self, dataset: str) -> list[str]:
-        """Tasks that stand for one of the paper's data sets."""
-        names = printed.COUNTERPARTS
-        return [task for task in self.tasks if names.get(task.split("/")[0]) == dataset]
+    def on(self, dataset: str) -> Self:
+        """Of the study only the tasks that stand for one of the paper's data sets."""
+        there = [c for c in self.cells if printed.COUNTERPARTS.get(c.dataset) == dataset]
+        return replace(self, cells=there)
 
     @cached_property
     def reproduction(self) -> Reproduction:
@@ -84,19 +77,24 @@ class MeasuredStudy:
         for cell in self.cells:
             evaluations[cell.id] = {r.seed: _outcomes(r.budgets) for r in cell.repeats}
             theirs = printed.of(cell) / 100
-            row = {"label": f"{cell.task}: {cell.label}", "natural": theirs["standard"]}
-            for attack, epsilon in cell.budgets.attacks:
-                row[column(attack, epsilon)] = theirs[attack]
-            paper[cell.id] = row
+            paper[cell.id] = {"label": f"{cell.task}: {cell.label}", "natural": theirs["standard"]}
+            paper[cell.id] |= {column(*at): theirs[at[0]] for at in cell.budgets.attacks}
         return Reproduction(evaluations, pd.DataFrame.from_dict(paper, "index"))
+
+
+def matched(cells: Sequence[Cell], *treatments: Sequence[str]) -> list[tuple[Cell, ...]]:
+    """The cells with these strategies and techniques, of every task that has them all."""
+    wanted = [(strategy, frozenset(techniques)) for strategy, *techniques in treatments]
+    found = [{c.task: c for c in cells if c.treatment == treatment} for treatment in wanted]
+    tasks = [task for task in found[0] if all(task in of for of in found)]
+    return [tuple(of[task] for of in found) for task in tasks]
 
 
 def _outcomes(budgets: Budgets) -> Evaluation:
     """Which images were answered correctly under which condition; all labels of an image count."""
-    right = {}
-    for attack, epsilon in budgets.outputs:
-        same = budgets.predicted(attack, epsilon) == budgets.labels
-        right[column(attack, epsilon)] = same if same.ndim == 1 else same.all(axis=1)
+    count = len(budgets.labels)
+    same = {column(*at): budgets.predicted(*at) == budgets.labels for at in budgets.outputs}
+    right = {name: of.reshape(count, -1).all(axis=1) for name, of in same.items()}
     return Evaluation(right, budgets.content)
 
 
@@ -109,15 +107,11 @@ def measure(runner: Runner, table: Sequence[Cell]) -> list[MeasuredCell]:
     """The cells with all repeats; what is missing is trained and measured now."""
     pairs = [(config, cell.budgets) for cell in table for config in cell.configs]
     budgets = iter(runner.measure(pairs))
-    return [
-        MeasuredCell(
-            **vars(cell),
-            repeats=tuple(
-                Repeat(c.seed, runner.store.find(c), next(budgets)) for c in cell.configs
-            ),
-        )
-        for cell in table
-    ]
+    measured = []
+    for cell in table:
+        repeats = tuple(Repeat(c.seed, runner.store.find(c), next(budgets)) for c in cell.configs)
+        measured.append(MeasuredCell(**vars(cell), repeats=repeats))
+    return measured
 
 
 def measurements(cells: Sequence[MeasuredCell]) -> pd.DataFrame:
@@ -128,23 +122,18 @@ def measurements(cells: Sequence[MeasuredCell]) -> pd.DataFrame:
         ``TECHNIQUES``, ``seed``, ``attack``, ``epsilon``, ``n`` test images, ``accuracy``,
         ``balanced_accuracy`` and ``auroc`` (NaN with more than two classes), all three in [0, 1].
     """
-    rows = []
-    for cell in cells:
-        names = ("id", "task", "dataset", "network", "strategy")
-        identity = {name: getattr(cell, name) for name in names}
-        identity |= {technique: technique in cell.techniques for technique in TECHNIQUES}
-        for repeat in cell.repeats:
-            budgets = repeat.budgets
-            for (attack, epsilon), output in budgets.outputs.items():
-                scored = output.dtype.kind == "f"
-                row = {
-                    "seed": repeat.seed,
-                    "attack": attack,
-                    "epsilon": epsilon,
-                    "n": len(budgets.labels),
-                    "accuracy": budgets.accuracy(attack, epsilon),
-                    "balanced_accuracy": budgets.balanced_accuracy(attack, epsilon),
-                    "auroc": budgets.auroc(attack, epsilon) if scored else float("nan"),
-                }
-                rows.append(identity | row)
-    return pd.DataFrame(rows).rename(columns={"id": "cell"})
+    rows = [
+        {"cell": cell.id}
+        | {name: getattr(cell, name) for name in ("task", "dataset", "network", "strategy")}
+        | {technique: technique in cell.techniques for technique in TECHNIQUES}
+        | {"seed": repeat.seed, "attack": at[0], "epsilon": at[1], "n": len(repeat.budgets.labels)}
+        | {
+            "accuracy": repeat.budgets.accuracy(*at),
+            "balanced_accuracy": repeat.budgets.balanced_accuracy(*at),
+            "auroc": repeat.budgets.auroc(*at) if cell.scored else float("nan"),
+        }
+        for cell in cells
+        for repeat in cell.repeats
+        for at in repeat.budgets.outputs
+    ]
+    return pd.DataFrame(rows)

@@ -33,14 +33,13 @@ def tables() -> pd.DataFrame:
         Indexed by data set, strategy and techniques (joined by ``+``): ``standard``, ``fgsm``,
         ``pgd``, the first two NaN where only Table II has the cell.
     """
-    first = pd.read_csv(paths.REFERENCE / "myakala2022_table1.csv").drop(columns="model")
-    first.insert(2, "techniques", "")
+    first = pd.read_csv(paths.REFERENCE / "myakala2022_table1.csv").assign(techniques="")
     second = pd.read_csv(paths.REFERENCE / "myakala2022_table2.csv")
-    second = second.melt("dataset", var_name="column", value_name="pgd")
-    second = second[second["column"] != "baseline_layer_freezing"]
-    second["techniques"] = ["+".join(TABLE_2[column]) for column in second.pop("column")]
-    second.insert(1, "strategy", "layer_freezing")
-    return pd.concat([first, second]).set_index(["dataset", "strategy", "techniques"])
+    second = second.drop(columns="baseline_layer_freezing")  # Table I has it too
+    second = second.rename(columns={name: "+".join(chosen) for name, chosen in TABLE_2.items()})
+    second = second.melt("dataset", var_name="techniques", value_name="pgd")
+    both = pd.concat([first.drop(columns="model"), second.assign(strategy="layer_freezing")])
+    return both.set_index(["dataset", "strategy", "techniques"])
 
 
 def of(cell: Cell) -> pd.Series:
@@ -57,7 +56,5 @@ def of(cell: Cell) -> pd.Series:
 
 
 def pgd_by_dataset() -> pd.DataFrame:
-    """PGD accuracies of Tables I and II in percent: a row per data set."""
-    first = pd.read_csv(paths.REFERENCE / "myakala2022_table1.csv")
-    second = pd.read_csv(paths.REFERENCE / "myakala2022_table2.csv").set_index("dataset")
-    return first.pivot(index="dataset", columns="strategy", values="pgd").join(second)
+    """PGD accuracies in percent: a row per data set, a column per strategy and techniques."""
+    return tables()["pgd"].unstack(["strategy", "techniques"])

@@ -45,9 +45,9 @@ def compare(pairs: Sequence[CellPair], attack: str, epsilon: float) -> pd.DataFr
         ``detectable`` and ``pairs``. Without any spread p is 0, or 1 for no difference.
     """
     names = "first second difference sd low high p detectable pairs"
-    table = [_t_test(first, second, attack, epsilon) for first, second in pairs]
-    result = pd.DataFrame(table, columns=names.split())
-    adjusted = multipletests(result["p"], ALPHA, "holm")[1] if table else []
+    tests = [_t_test(*pair, attack, epsilon) for pair in pairs]
+    result = pd.DataFrame(tests, columns=names.split())
+    adjusted = multipletests(result["p"], ALPHA, "holm")[1] if tests else []
     result.insert(7, "adjusted", adjusted)
     return result
 
@@ -83,7 +83,5 @@ def reached(curve: pd.Series, accuracy: float) -> float:
     if values[0] < accuracy or values.min() > accuracy:
         return float("nan")
     after = int(np.argmax(values <= accuracy))
-    if after == 0:
-        return float(sizes[0])
-    ends = slice(after - 1, after + 1)
+    ends = slice(max(after - 1, 0), after + 1)
     return float(np.interp(-accuracy, -values[ends], sizes[ends]))

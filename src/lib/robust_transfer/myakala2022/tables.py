@@ -7,26 +7,25 @@ import pandas as pd
 from scipy import stats
 
 from robust_transfer.data.registry import DATASETS
+from robust_transfer.evaluation.budgets import NATURAL, Condition
 from robust_transfer.evaluation.intervals import with_interval
 from robust_transfer.myakala2022 import printed, repeats
 from robust_transfer.myakala2022.experiment import FINE_TUNINGS, TECHNIQUES, Cell, Study, words
-from robust_transfer.myakala2022.measured import MeasuredCell
+from robust_transfer.myakala2022.measured import MeasuredCell, matched
 from robust_transfer.presentation.tables import epsilon_words, network_minutes, with_sd
-
-Lines = dict[tuple[str, str], dict[str, str]]
-"""A table that grows: task and condition → column → what stands there."""
 
 
 def designs(study: Study, table: Sequence[Cell]) -> pd.DataFrame:
     """What is run: a row per task."""
     lines = {}
     for task, design in study.tasks.items():
-        target = study.targets[task.split("/")[0]]
+        dataset = task.split("/")[0]
+        target = study.targets[dataset]
         lines[task] = {
-            "the paper's": printed.COUNTERPARTS.get(task.split("/")[0], ""),
+            "the paper's": printed.COUNTERPARTS.get(dataset, ""),
             "design": design,
             "cells": sum(cell.task == task for cell in table),
-            "side in pixels": target.image_size or DATASETS[task.split("/")[0]].side,
+            "side in pixels": target.image_size or DATASETS[dataset].side,
             "training images": f"{target.train_size:,}",
             "epochs": target.epochs,
             "test images": f"{target.test_size:,}",
@@ -59,20 +58,12 @@ def table_1(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> pd.DataFra
         A row per task and condition, a column per strategy; without the paper's rows where it has
         no counterpart.
     """
-    lines: Lines = {}
-    for cell in cells:
-        if cell.techniques:
-            continue
-        paper = printed.of(cell)
-        said = {"standard, paper": _percent(paper["standard"])}
-        said["standard, ours"] = with_sd(cell.by_seed())
-        for attack in ("fgsm", "pgd"):
-            said[f"{attack.upper()}, paper, ε unstated"] = _percent(paper[attack])
-            for epsilon in shown:
-                name = f"{attack.upper()}, ours at ε = {epsilon_words(epsilon)}"
-                said[name] = with_sd(cell.by_seed(attack, epsilon))
-        _enter(lines, cell.task, words(cell.strategy), said)
-    return pd.DataFrame.from_dict(lines, "index").fillna("")
+    conditions = {"standard, paper": ("standard", None), "standard, ours": NATURAL}
+    for attack in ("fgsm", "pgd"):
+        conditions[f"{attack.upper()}, paper, ε unstated"] = (attack, None)
+        conditions |= _attacked(f"{attack.upper()}, ours at", attack, shown)
+    plain = {cell: words(cell.strategy) for cell in cells if not cell.techniques}
+    return _side_by_side(plain, conditions)
 
 
 def table_2(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> pd.DataFrame:
@@ -81,42 +72,41 @@ def table_2(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> pd.DataFra
     Returns:
         A row per task and budget, a column per technique.
     """
-    lines: Lines = {}
-    for cell in cells:
-        names = [name for name, chosen in printed.TABLE_2.items() if chosen == cell.techniques]
-        if cell.strategy != "layer_freezing" or not names:
-            continue
-        said = {"paper, ε unstated": _percent(printed.of(cell)["pgd"])}
-        for epsilon in shown:
-            name = f"ours at ε = {epsilon_words(epsilon)}"
-            said[name] = with_sd(cell.by_seed("pgd", epsilon))
-        _enter(lines, cell.task, words(names[0]), said)
+    columns = {("layer_freezing", chosen): words(name) for name, chosen in printed.TABLE_2.items()}
+    frozen = {cell: columns[cell.treatment] for cell in cells if cell.treatment in columns}
+    conditions = {"paper, ε unstated": ("pgd", None)} | _attacked("ours at", "pgd", shown)
+    return _side_by_side(frozen, conditions)
+
+
+def _attacked(name: str, attack: str, shown: Sequence[float]) -> dict[str, Condition]:
+    """An attack at every epsilon, by name."""
+    return {f"{name} ε = {epsilon_words(epsilon)}": (attack, epsilon) for epsilon in shown}
+
+
+def _side_by_side(columns: dict[MeasuredCell, str], conditions: dict[str, tuple]) -> pd.DataFrame:
+    """Accuracies, a row per task and condition; without an epsilon it is the paper's number."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for cell, column in columns.items():
+        paper = printed.of(cell)
+        for name, (attack, epsilon) in conditions.items():
+            ours = epsilon is not None
+            if ours or not np.isnan(paper[attack]):
+                text = with_sd(cell.by_seed(attack, epsilon)) if ours else f"{paper[attack]:.1f}"
+                lines.setdefault((cell.task, name), {})[column] = text
     return pd.DataFrame.from_dict(lines, "index").fillna("")
-
-
-def _enter(lines: Lines, task: str, column: str, said: dict[str, str]) -> None:
-    """Put what a cell says under each condition into its column; nothing makes no row."""
-    for condition, value in said.items():
-        if value:
-            lines.setdefault((task, condition), {})[column] = value
 
 
 def all_cells(cells: Sequence[MeasuredCell], task: str, shown: Sequence[float]) -> pd.DataFrame:
     """Every cell of a task: strategy and techniques, natural and PGD accuracy."""
+    conditions = {"natural": NATURAL} | _attacked("PGD,", "pgd", shown)
     lines = [
         {"strategy": words(cell.strategy)}
         | {words(t): "yes" if t in cell.techniques else "" for t in TECHNIQUES}
-        | {name: with_sd(cell.by_seed(*at)) for name, at in _conditions(shown).items()}
+        | {name: with_sd(cell.by_seed(*at)) for name, at in conditions.items()}
         for cell in cells
         if cell.task == task
     ]
     return pd.DataFrame(lines).set_index("strategy")
-
-
-def _conditions(shown: Sequence[float]) -> dict[str, tuple[str, float]]:
-    """Without attack and under PGD, by name."""
-    attacked = {f"PGD, ε = {epsilon_words(epsilon)}": ("pgd", epsilon) for epsilon in shown}
-    return {"natural": ("natural", 0.0)} | attacked
 
 
 def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.DataFrame:
@@ -135,9 +125,8 @@ def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.Da
         In percentage points: ``technique``, ``strategy`` (in words, or ``all``), ``gain``,
         ``low``, ``high`` and the number of matched ``pairs``.
     """
-    chosen = rows[
-        (rows["task"] == task) & (rows["attack"] == attack) & np.isclose(rows["epsilon"], epsilon)
-    ]
+    measured = (rows["attack"] == attack) & np.isclose(rows["epsilon"], epsilon)
+    chosen = rows[measured & (rows["task"] == task)]
     lines = []
     for technique in TECHNIQUES:
         others = [other for other in TECHNIQUES if other != technique]
@@ -175,12 +164,7 @@ def compared(pairs: Sequence[repeats.CellPair], attack: str, epsilon: float) -> 
 
 def strategy_pairs(cells: Sequence[MeasuredCell]) -> list[repeats.CellPair]:
     """Layer freezing and full fine-tuning without techniques, for every task that has both."""
-    plain = {(cell.task, cell.strategy): cell for cell in cells if not cell.techniques}
-    pairs = [
-        (plain.get((task, "layer_freezing")), plain.get((task, "full_finetuning")))
-        for task in dict.fromkeys(cell.task for cell in cells)
-    ]
-    return [pair for pair in pairs if None not in pair]
+    return matched(cells, ("layer_freezing",), ("full_finetuning",))
 
 
 def medical(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> pd.DataFrame:
@@ -189,6 +173,7 @@ def medical(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> pd.DataFra
     Returns:
         A row per cell and condition, a column per measure.
     """
+    conditions = {"natural": NATURAL} | _attacked("PGD,", "pgd", shown)
     measures = {"accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "AUROC": "auroc"}
     lines = {
         (f"{cell.task}, {cell.label}", condition): {
@@ -196,10 +181,6 @@ def medical(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> pd.DataFra
         }
         for cell in cells
         if cell.scored
-        for condition, at in _conditions(shown).items()
+        for condition, at in conditions.items()
     }
     return pd.DataFrame.from_dict(lines, "index")
-
-
-def _percent(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.1f}"
