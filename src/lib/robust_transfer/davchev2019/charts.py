@@ -1,6 +1,7 @@
 """Paper A's heatmaps to point at; see ``presentation.charts``."""
 
 import warnings
+from itertools import accumulate, chain
 
 import altair as alt
 import pandas as pd
@@ -30,7 +31,7 @@ def heatmaps(
         blocks: ids of the rows shown, divided by red lines.
         alt_text: what the figure shows.
     """
-    ids = [row for block in blocks for row in block]
+    ids = list(chain(*blocks))
     pointed = alt.selection_point("pointed", fields=["network"], on="pointerover", empty=False)
     panels = []
     for title, table in tables.items():
@@ -87,7 +88,7 @@ def _panel(
         alt.Text("share:Q", format=".2f"),
         color=alt.condition("datum.share > 0.5", alt.value("black"), alt.value("white")),
     )
-    starts = [sum(map(len, blocks[:i])) for i in range(1, len(blocks))]
+    starts = list(accumulate(map(len, blocks[:-1])))
     names, columns = cells["network"].unique()[starts], cells["column"].unique()[[1, 3]]
     lines = alt.Chart(pd.DataFrame({"network": names})).encode(down.bandPosition(0))
     walls = alt.Chart(pd.DataFrame({"column": columns})).encode(across.bandPosition(0))

@@ -19,12 +19,10 @@ from robust_transfer.presentation.tables import with_sd
 
 def side_by_side(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """Per column of Table 1 ours, the paper's and the difference, in percent."""
-    parts = {}
-    for column in COLUMNS:
-        parts[column, "ours"] = 100 * ours[column]
-        parts[column, "paper"] = 100 * theirs[column]
-        parts[column, "difference"] = 100 * (ours[column] - theirs[column])
-    return pd.DataFrame(parts).set_axis(ours["label"], axis=0)
+    columns = list(COLUMNS)
+    ours_, paper = ours[columns], theirs[columns]
+    parts = {"ours": 100 * ours_, "paper": 100 * paper, "difference": 100 * (ours_ - paper)}
+    return pd.concat(parts, axis=1).swaplevel(axis=1)[columns].set_axis(ours["label"], axis=0)
 
 
 def tolerances(theirs: pd.DataFrame) -> pd.DataFrame:
@@ -75,10 +73,11 @@ def between_seeds(runs: list[Run]) -> str:
     if None in spreads.values():
         return "Every row was trained from one seed: no interval holds what another would change."
     shown = ", ".join(f"{100 * of.variance**0.5:.1f} in {name}" for name, of in spreads.items())
-    squares = {}
-    for name, repeats in ours.evaluations.items():
-        if of := intervals.spread([[e.accuracy("wb_pgd") for e in repeats.values()]]):
-            squares[name] = of.variance * of.freedom
+    squares = {
+        name: of.variance * of.freedom
+        for name, repeats in ours.evaluations.items()
+        if (of := intervals.spread([[e.accuracy("wb_pgd") for e in repeats.values()]]))
+    }
     widest = max(squares, key=squares.get)
     share = squares[widest] / max(sum(squares.values()), np.finfo(float).tiny)
     return (
@@ -97,9 +96,8 @@ def over_seeds(runs: list[Run]) -> pd.DataFrame:
         if len(repeats) > 1:
             row = table[theirs.loc[name, "label"]] = {"seeds": len(repeats)}
             for column in ("natural", "wb_pgd"):
-                row[column] = with_sd(
-                    pd.Series([100 * e.accuracy(column) for e in repeats.values()])
-                )
+                shares = pd.Series([e.accuracy(column) for e in repeats.values()])
+                row[column] = with_sd(100 * shares)
                 row[f"{column}, paper"] = 100 * theirs.loc[name, column]
     return pd.DataFrame.from_dict(table, "index")
 
@@ -157,14 +155,11 @@ def quoted(
 
 def agreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """Per column: rank correlation over the rows, mean difference, cells inside the tolerance."""
-    cells = within_tolerance(ours, theirs)
-    table = {}
-    for column in COLUMNS:
-        judged = cells[column].dropna()
-        table[column] = {
-            "rank correlation": spearmanr(ours[column], theirs[column]).statistic,
-            "mean difference (points)": 100 * (ours[column] - theirs[column]).mean(),
-            "cells within tolerance": int(judged.sum()),
-            "cells with a tolerance": len(judged),
-        }
-    return pd.DataFrame(table.values(), index=pd.Index(table, name="column"))
+    cells, columns = within_tolerance(ours, theirs), list(COLUMNS)
+    table = {
+        "rank correlation": [spearmanr(ours[c], theirs[c]).statistic for c in columns],
+        "mean difference (points)": 100 * (ours[columns] - theirs[columns]).mean(),
+        "cells within tolerance": cells.sum().astype(int),
+        "cells with a tolerance": cells.count(),
+    }
+    return pd.DataFrame(table, index=pd.Index(columns, name="column"))

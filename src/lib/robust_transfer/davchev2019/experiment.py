@@ -200,10 +200,7 @@ def grid(profile: Profile) -> list[Network]:
         table.append(_scratch(profile, baseline, source=False))
         for pair in transfers:
             source, target = pair.split("->")
-            table += [
-                _transfer(profile, sources[source], target, strategy)
-                for strategy in transfer.STRATEGIES
-            ]
+            table += [_transfer(profile, sources[source], target, s) for s in transfer.STRATEGIES]
     return table
 
 
@@ -267,28 +264,17 @@ def select(table: list[Network], ids: list[str]) -> list[Network]:
 def _scratch(profile: Profile, defence: str, source: bool) -> Network:
     dataset = profile.source_dataset if source else profile.target_dataset
     name = f"{dataset}-{defence}" if source else defence
-    attack = inner_attack(profile, defence)
-    config = _training(
-        profile,
-        name=name,
-        dataset=dataset,
-        attack=attack,
-        epochs=profile.epochs,
-        decay_epochs=profile.decay_epochs,
-        weight_decay=profile.adversarial_weight_decay if attack else profile.weight_decay,
-        frozen_batch_norm="adapt",  # nothing is frozen
-    )
+    fields = {"dataset": dataset, "frozen_batch_norm": "adapt"}  # nothing is frozen
+    if defence != "nat":
+        fields["weight_decay"] = profile.adversarial_weight_decay
+    config = _training(profile, name, defence, **fields)
     return Network(name, "source" if source else "baseline", None, defence, None, config)
 
 
 def _surrogate(profile: Profile) -> Network:
     natural = _scratch(profile, "nat", source=False).config
-    changes = {
-        "name": "surrogate",
-        "network": profile.surrogate,
-        "batch_size": profile.surrogate_batch_size,
-    }
-    config = TrainingConfig(**natural.model_dump() | changes)
+    changes = {"network": profile.surrogate, "batch_size": profile.surrogate_batch_size}
+    config = TrainingConfig(**natural.model_dump() | changes | {"name": "surrogate"})
     return Network("surrogate", "surrogate", None, "nat", None, config)
 
 
@@ -296,22 +282,22 @@ def _transfer(profile: Profile, source: Network, target: str, strategy: str) -> 
     name = f"{source.target}-{target}-{strategy}"
     config = _training(
         profile,
-        name=name,
+        name,
+        target,
         dataset=profile.target_dataset,
-        attack=inner_attack(profile, target),
         epochs=profile.transfer_epochs,
         decay_epochs=profile.transfer_decay_epochs,
-        weight_decay=profile.weight_decay,
         source=source.config,
         strategy=strategy,
-        frozen_batch_norm=profile.frozen_batch_norm,
     )
     return Network(name, "transfer", source.target, target, strategy, config)
 
 
-def _training(profile: Profile, **fields) -> TrainingConfig:
+def _training(profile: Profile, name: str, defence: str, **fields) -> TrainingConfig:
+    """A training against a defence's attack: fields are the profile's where it has one so named."""
     shared = set(Profile.model_fields) & set(TrainingConfig.model_fields)
-    return TrainingConfig(**{name: getattr(profile, name) for name in shared} | fields)
+    fields = {field: getattr(profile, field) for field in shared} | fields
+    return TrainingConfig(name=name, attack=inner_attack(profile, defence), **fields)
 
 
 def published_profile() -> str:
