@@ -8,7 +8,9 @@ import ast
 import base64
 import html
 import json
-import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from traceback import walk_tb
 
 
 class Html:
@@ -56,10 +58,10 @@ class Records:
         return self._entry(network, column)["paper"]
 
     def _entry(self, network: str, column: str) -> dict:
-        if network not in self.networks:
-            raise ValueError(f"network = {network!r}: allowed are {', '.join(self.networks)}")
-        if column not in self.columns:
-            raise ValueError(f"column = {column!r}: allowed are {', '.join(self.columns)}")
+        known = ("network", network, self.networks), ("column", column, self.columns)
+        for name, given, allowed in known:
+            if given not in allowed:
+                raise ValueError(f"{name} = {given!r}: allowed are {', '.join(allowed)}")
         return self._content["networks"][network][column]
 
     def _repr_html_(self) -> str:
@@ -180,19 +182,6 @@ def _drawing(width: int, height: int, parts: str, said: str) -> Html:
     )
 
 
-class _Printed:
-    """What a cell has printed."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def write(self, text: str) -> None:
-        self.text += text
-
-    def flush(self) -> None:
-        pass
-
-
 _LAST = "_last_"
 """Name of a cell's last expression while it runs."""
 
@@ -204,20 +193,18 @@ def run(source: str, names: dict) -> str:
         source: Python.
         names: what the cell finds defined; each run begins with these alone.
     """
-    printed, before, space = _Printed(), sys.stdout, dict(names)
-    sys.stdout = printed
-    shown = ""
-    try:
-        exec(_keeping_the_last(source), space)
-        value = space.get(_LAST)
-        if value is not None:
-            drawn = hasattr(value, "_repr_html_")
-            shown = value._repr_html_() if drawn else f"<pre>{html.escape(repr(value))}</pre>"
-    except Exception as error:
-        shown = f'<pre class="error" role="alert">{html.escape(_explained(error))}</pre>'
-    finally:
-        sys.stdout = before
-    return (f"<pre>{html.escape(printed.text)}</pre>" if printed.text else "") + shown
+    space, shown = dict(names), ""
+    with redirect_stdout(StringIO()) as output:
+        try:
+            exec(_keeping_the_last(source), space)
+            value = space.get(_LAST)
+            if value is not None:
+                drawn = hasattr(value, "_repr_html_")
+                shown = value._repr_html_() if drawn else f"<pre>{html.escape(repr(value))}</pre>"
+        except Exception as error:
+            shown = f'<pre class="error" role="alert">{html.escape(_explained(error))}</pre>'
+    printed = output.getvalue()
+    return (f"<pre>{html.escape(printed)}</pre>" if printed else "") + shown
 
 
 def _keeping_the_last(source: str) -> str:
@@ -236,11 +223,9 @@ def _keeping_the_last(source: str) -> str:
 def _explained(error: Exception) -> str:
     """An error in one line, with the line of the cell in which it came up."""
     line = getattr(error, "lineno", None)
-    place = error.__traceback__
-    while place is not None:
-        if place.tb_frame.f_code.co_filename == "<string>":
-            line = place.tb_lineno
-        place = place.tb_next
+    for frame, number in walk_tb(error.__traceback__):
+        if frame.f_code.co_filename == "<string>":
+            line = number
     message = getattr(error, "msg", None) or str(error)
     where = f"line {line}: " if line else ""
     return f"{where}{type(error).__name__}: {message}"
