@@ -34,6 +34,11 @@ def order(words: str, pairs: Iterable[Pair], points: float | None = None) -> rul
     return rules.Order(tuple(pairs), words, points)
 
 
+def ordered(words: str, pairs: Iterable[Pair], lacking: str = "") -> Claim:
+    """A claim that is one T-order."""
+    return Claim(order(words, pairs), lacking=lacking)
+
+
 def within(networks: Iterable[str], columns: Iterable[tuple[str, str]]) -> list[Pair]:
     """Pairs of columns, of every network."""
     return [(Accuracy(n, a), Accuracy(n, b)) for n, (a, b) in product(networks, columns)]
@@ -107,30 +112,24 @@ NATURAL_TARGETS = {
     "D07": Claim(
         *t_equiv("pgd-nat-stage3", "pgd", 3), rules.Control(t_equiv("fgsm-nat-stage3", "fgsm", 3))
     ),
-    "D10": Claim(
-        order(
-            "best un-transferred defence above best naturally re-trained: four attacked columns",
-            ((Best(DEFENDED, ATTACKS, c), Best(RETRAINED, TO_NATURAL, c)) for c in BB + WB),
-        ),
+    "D10": ordered(
+        "best un-transferred defence above best naturally re-trained: four attacked columns",
+        ((Best(DEFENDED, ATTACKS, c), Best(RETRAINED, TO_NATURAL, c)) for c in BB + WB),
         lacking=MANY,
     ),
-    "D22": Claim(
-        order(
-            "share kept in black box above white box: two sources, three strategies, two attacks",
-            (
-                (retained(source, s, f"bb_{attack}"), retained(source, s, f"wb_{attack}"))
-                for source, s, attack in product(ATTACKS, STRATEGIES, ATTACKS)
-            ),
-        )
+    "D22": ordered(
+        "share kept in black box above white box: two sources, three strategies, two attacks",
+        (
+            (retained(source, s, f"bb_{attack}"), retained(source, s, f"wb_{attack}"))
+            for source, s, attack in product(ATTACKS, STRATEGIES, ATTACKS)
+        ),
     ),
-    "D23": Claim(
-        order(
-            "18 above 1 and above 56: three sources, two black-box columns",
-            (
-                (Accuracy(f"{source}-nat-stage3", c), Accuracy(f"{source}-nat-{other}", c))
-                for source, c, other in product(SOURCES, BB, ("head", "all"))
-            ),
-        )
+    "D23": ordered(
+        "18 above 1 and above 56: three sources, two black-box columns",
+        (
+            (Accuracy(f"{source}-nat-stage3", c), Accuracy(f"{source}-nat-{other}", c))
+            for source, c, other in product(SOURCES, BB, ("head", "all"))
+        ),
     ),
     "D24": Claim(
         rules.SignTest(
@@ -194,11 +193,7 @@ STRATEGY = {
     "D34": Claim(Equivalence("pgd-nat-stage3", "pgd-nat-head", "wb_pgd", 3)),
 }
 
-ITERATED = order(
-    "white-box PGD at least as strong as FGSM: all networks",
-    within(ALL, [WB]),
-    0,
-)
+ITERATED = order("white-box PGD at least as strong as FGSM: all networks", within(ALL, [WB]), 0)
 
 SANITY = {
     "D26": Claim(

@@ -30,12 +30,12 @@ PAPER_LAYERS = {"head": 1, "stage3": 18, "all": 56}
 """The paper's label of each strategy: unfrozen layers of ResNet-56."""
 
 ROWS = (
-    ("nat", ("nat->nat",)),
+    ("nat", (("nat", "nat"),)),
     ("fgsm", ()),
-    ("fgsm_no_ll", ("fgsm->nat", "nat->fgsm", "fgsm->fgsm")),
-    ("pgd", ("pgd->nat", "nat->pgd", "pgd->pgd")),
+    ("fgsm_no_ll", (("fgsm", "nat"), ("nat", "fgsm"), ("fgsm", "fgsm"))),
+    ("pgd", (("pgd", "nat"), ("nat", "pgd"), ("pgd", "pgd"))),
 )
-"""Table 1 from top to bottom: each baseline, then the transfers printed below it."""
+"""Table 1 from top to bottom: each baseline, then the transfers, source and target, below it."""
 
 SOURCES = ("nat", "fgsm", "pgd")
 """Defences of the networks on the source data that transfers start from."""
@@ -198,8 +198,7 @@ def grid(profile: Profile) -> list[Network]:
     table = [*sources.values(), _surrogate(profile)]
     for baseline, transfers in ROWS:
         table.append(_scratch(profile, baseline, source=False))
-        for pair in transfers:
-            source, target = pair.split("->")
+        for source, target in transfers:
             table += [_transfer(profile, sources[source], target, s) for s in transfer.STRATEGIES]
     return table
 
@@ -280,16 +279,9 @@ def _surrogate(profile: Profile) -> Network:
 
 def _transfer(profile: Profile, source: Network, target: str, strategy: str) -> Network:
     name = f"{source.target}-{target}-{strategy}"
-    config = _training(
-        profile,
-        name,
-        target,
-        dataset=profile.target_dataset,
-        epochs=profile.transfer_epochs,
-        decay_epochs=profile.transfer_decay_epochs,
-        source=source.config,
-        strategy=strategy,
-    )
+    origin = {"source": source.config, "strategy": strategy, "dataset": profile.target_dataset}
+    length = {"epochs": profile.transfer_epochs, "decay_epochs": profile.transfer_decay_epochs}
+    config = _training(profile, name, target, **origin, **length)
     return Network(name, "transfer", source.target, target, strategy, config)
 
 

@@ -17,13 +17,7 @@ from robust_transfer.presentation import figures
 
 PLOTTED = ("natural", "wb_fgsm", "wb_pgd", "bb_fgsm", "bb_pgd")
 """Columns in the order of the paper's heatmaps: clean, white box, black box."""
-TITLES = {
-    "natural": "natural",
-    "wb_fgsm": "WB\nFGSM",
-    "wb_pgd": "WB\nPGD",
-    "bb_fgsm": "BB\nFGSM",
-    "bb_pgd": "BB\nPGD",
-}
+TITLES = {c: c.upper().replace("_", "\n") for c in PLOTTED} | {"natural": "natural"}
 SURVIVAL = ("from\nscratch", "head\n(1)", "last stage\n(18)", "everything\n(56)")
 """Columns of the figure ``survival``: what is trained on the target."""
 
