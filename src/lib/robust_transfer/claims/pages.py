@@ -3,7 +3,6 @@
 import html
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import pandas as pd
 from IPython.display import HTML
@@ -18,7 +17,7 @@ PLACES = "../claims"
 """From an executed notebook to the pages of claims."""
 Names = Mapping[str, str]
 """Network id → what to call it."""
-IDS: Names = MappingProxyType({})
+IDS: Names = {}
 """Every network is called by its id."""
 
 
@@ -79,13 +78,9 @@ def sections(judged: dict[str, Judgement], group: str, links: Names = IDS) -> HT
 
 def _block(judged: Judgement, links: Names) -> str:
     words = {name: html.escape(text) for name, text in judged.words.items()}
-    told = {
-        "Evidence": words["evidence"],
-        "Test": words["test"],
-        "Expected": words["expected"],
-        "Rests on": _basis(judged, links),
-        "Reason" if judged.verdict == UNTESTED else "Provisional": html.escape(judged.caveat),
-    }
+    told = {name: words[name.lower()] for name in ("Evidence", "Test", "Expected")}
+    told["Rests on"] = _basis(judged, links)
+    told["Reason" if judged.verdict == UNTESTED else "Provisional"] = html.escape(judged.caveat)
     lines = [f'<section class="claim" id="{judged.id}">']
     lines += [f"<p><strong>{judged.id}: {judged.verdict}.</strong> {words['claim']}"]
     lines += [f"<br/><em>{name}:</em> {text}" if text else "" for name, text in told.items()]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -42,15 +41,15 @@ def forest(gaps: pd.DataFrame) -> Figure:
     """
     figure, ((axis,),) = subplots(1, 1, (8, 0.27 * len(gaps) + 1))
     axis.axvline(0, color="0.7", linewidth=1)
-    rows = np.arange(len(gaps))
+    gaps = gaps.reset_index(drop=True)
+    rows = gaps.index
     axis.scatter(gaps["expected"], rows, s=34, marker="D", fc="white", ec="0.35", label="claimed")
     outcomes = ("replicates", "partly", "fails")
     for outcome, marker, colour in zip(outcomes, "os^", list(COLOURS.values())[:3], strict=True):
-        of_kind = (gaps["outcome"] == outcome).to_numpy()
-        shown = gaps[of_kind]
+        shown = gaps[gaps["outcome"] == outcome]
         ends = (shown["effect"] - shown["low"], shown["high"] - shown["effect"])
         axis.errorbar(
-            shown["effect"], rows[of_kind], xerr=ends, fmt=marker, color=colour, ms=5, capsize=2,
+            shown["effect"], shown.index, xerr=ends, fmt=marker, color=colour, ms=5, capsize=2,
             label=f"ours: {outcome}",
         )  # fmt: skip
     axis.set_yticks(rows, [f"{r.id}  {mathtext(r.statement)}" for r in gaps.itertuples()], size=8)

@@ -104,9 +104,8 @@ def table(rows: list, header: list) -> Html:
     """A table of rows of cells; numbers get one decimal."""
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in header)
     body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
-    return Html(
-        f'<table class="dataframe" tabindex="0"><thead><tr>{head}</tr></thead>{body}</table>'
-    )
+    content = f"<thead><tr>{head}</tr></thead>{body}"
+    return Html(f'<table class="dataframe" tabindex="0">{content}</table>')
 
 
 def _cell(value: object) -> str:
@@ -125,9 +124,8 @@ def bars(values: dict, marks: dict | None = None) -> Html:
     for row, (name, value) in enumerate(values.items()):
         y = 22 * row
         parts.append(_text(121, y + 15, name, "end"))
-        parts.append(
-            f'<rect x="130" y="{y + 3}" width="{3 * value:.1f}" height="16" fill="#0173b2"/>'
-        )
+        size = f'width="{3 * value:.1f}" height="16"'
+        parts.append(f'<rect x="130" y="{y + 3}" {size} fill="#0173b2"/>')
         if marks:
             x = 130 + 3 * marks[name]
             parts.append(f'<path d="M{x:.1f} {y + 4}l6 7l-6 7l-6 -7z" fill="#fff" stroke="#333"/>')
@@ -165,9 +163,8 @@ def _cividis(share: float) -> str:
     ends = (0, 34, 78), (124, 123, 120), (254, 232, 56)
     low, high = ends[0:2] if share < 0.5 else ends[1:3]
     part = 2 * share % 1 if share < 1 else 1
-    return "rgb({},{},{})".format(
-        *(round(a + part * (b - a)) for a, b in zip(low, high, strict=True))
-    )
+    mixed = (round(a + part * (b - a)) for a, b in zip(low, high, strict=True))
+    return f"rgb({','.join(map(str, mixed))})"
 
 
 def _text(x: float, y: float, text: object, anchor: str, fill: str = "#000") -> str:

@@ -42,11 +42,9 @@ def load_measured(folder: str, store: Store) -> dict[str, Parts]:
 
 def machines(measured: dict[str, Parts]) -> Markdown:
     """Which machines measured, what they can do, and how to measure what is missing."""
-    found = {
-        kind: part["machine"]
-        for parts in [*measured.values()][::-1]
-        for kind, part in parts.items()
-    }
+    found: dict[str, dict] = {}
+    for parts in measured.values():
+        found |= {kind: part["machine"] for kind, part in parts.items() if kind not in found}
     lines = []
     for machine in found.values():
         speeds = ", ".join(f"{v:,.0f} in {name}" for name, v in machine["gemm_gflops"].items())
