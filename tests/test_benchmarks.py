@@ -43,7 +43,7 @@ def folder(little, tmp_path_factory):
 
 @pytest.fixture
 def measured(folder, tmp_path):
-    return speed.read(str(folder), Store(tmp_path))
+    return speed.load_measured(str(folder), Store(tmp_path))
 
 
 @pytest.fixture
@@ -116,21 +116,21 @@ def test_tables_and_sentences_say_what_was_measured(measured):
     attacks = speed.throughput(measured["attacks"]["cpu"])
     assert attacks.loc[("PGD-7", "textbook"), "× textbook"] == "1.00"
     assert attacks.loc[("FGSM", "foolbox"), "changed"] == "+0\xa0−0"
-    assert len(speed.precision(measured["precision"]["cpu"])) == 4 * len(ATTACKS)
+    assert len(speed.kept_accuracies(measured["precision"]["cpu"])) == 4 * len(ATTACKS)
     page = speed.shown(measured["attacks"], speed.throughput).data
     assert (
         "resnet8; glyphs10; batches of 16; rounds: 1; accuracies of 16 images." in page
         and "ours bf16" in page
     )
-    told = speed.told(measured["attacks"], speed.headline, "PGD-7").data
+    told = speed.told(measured["attacks"], speed.standing, "PGD-7").data
     assert "× textbook" in told and "× foolbox" in told and "GFLOP/s" in told
-    assert "of 256 attacked" in speed.told(measured["precision"], speed.agreement).data
+    assert "of 256 attacked" in speed.told(measured["precision"], speed.changes_in_bf16).data
     assert "and" in speed.told(measured["growth"], speed.trend, "steps of PGD").data
 
 
 @pytest.mark.slow
 def test_figures_have_a_bar_for_everyone_and_a_curve_for_every_work(measured):
-    (axis,) = speed.bars(measured["attacks"]).axes
+    (axis,) = speed.race(measured["attacks"]).axes
     bars = [label.get_text() for label in axis.get_yticklabels()]
     assert bars == ["foolbox", "ours bf16", "ours fp32", "textbook"]
     (axis,) = speed.growth(measured["growth"], "steps of PGD").axes
@@ -140,17 +140,17 @@ def test_figures_have_a_bar_for_everyone_and_a_curve_for_every_work(measured):
 @pytest.mark.slow
 def test_missing_parts_are_named_with_the_command_that_measures_them(measured, tmp_path):
     assert speed.machines(measured).data.endswith("--data-dir DIR --parts pipeline`")
-    nothing = speed.read(str(tmp_path), Store(tmp_path))
+    nothing = speed.load_measured(str(tmp_path), Store(tmp_path))
     assert speed.machines(nothing).data.endswith(f"--parts {' '.join(speed.PARTS)}`")
     assert speed.shown(nothing["steps"], speed.throughput).data == "<p>Not measured yet.</p>"
-    assert isinstance(speed.bars(nothing["attacks"]), Figure)
+    assert isinstance(speed.race(nothing["attacks"]), Figure)
 
 
 @pytest.mark.slow
 def test_an_altered_measurement_is_not_shown(folder, tmp_path, capsys):
     text = (folder / "cpu.json").read_text()
     (tmp_path / "cpu.json").write_text(text.replace('"rounds": 1', '"rounds": 9'))
-    assert not speed.read(str(tmp_path), Store(tmp_path / "results"))["attacks"]
+    assert not speed.load_measured(str(tmp_path), Store(tmp_path / "results"))["attacks"]
     assert "its content was altered" in capsys.readouterr().out
 
 

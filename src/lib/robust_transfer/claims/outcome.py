@@ -56,6 +56,11 @@ def combine(outcomes: Iterable[Verdict]) -> Verdict:
     return judged.pop() if len(judged) == 1 else PARTLY
 
 
-def holds(condition: bool) -> Verdict:
-    """The outcome of a yes or no."""
-    return REPLICATES if condition else FAILS
+def holds(condition: bool, partly: bool = False) -> Verdict:
+    """The outcome of a yes or no, the no with a part that holds or without."""
+    return REPLICATES if condition else PARTLY if partly else FAILS
+
+
+def networks(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """Ids of the networks that findings rest on, each once."""
+    return tuple(dict.fromkeys(part.network for found in findings for part in found.basis))

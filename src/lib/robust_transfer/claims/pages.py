@@ -8,13 +8,17 @@ import pandas as pd
 from IPython.display import HTML
 
 from robust_transfer import paths
-from robust_transfer.claims.outcome import UNTESTED, Finding
+from robust_transfer.claims.outcome import UNTESTED, networks
 from robust_transfer.claims.verdicts import Judgement, ledger
 from robust_transfer.evaluation.intervals import with_interval
 from robust_transfer.presentation.tables import scrolling
 
 PLACES = "../claims"
 """From an executed notebook to the pages of claims."""
+Names = Mapping[str, str]
+"""Network id → what to call it."""
+IDS: Names = {}
+"""Every network is called by its id."""
 
 
 def page(judged: Judgement) -> str:
@@ -42,9 +46,7 @@ def _effect(row: pd.Series) -> str:
     return "" if pd.isna(row["effect"]) else with_interval(row["effect"], row["low"], row["high"])
 
 
-def write(
-    judged: dict[str, Judgement], target: str, labels: Mapping[str, str] | None = None
-) -> None:
+def write(judged: dict[str, Judgement], target: str, labels: Names = IDS) -> None:
     """Write the part of every page of claims that is made of judgements, for the book to include.
 
     Args:
@@ -52,11 +54,10 @@ def write(
         target: the page of the book that tells more of a network, under its id.
         labels: network id → its name for readers; else its id.
     """
-    labels = {} if labels is None else labels
-    basis = (a for claim in judged.values() for finding in claim.findings for a in finding.basis)
     links = {
         name: f'<a href="../../{target}.html#{name}">{labels.get(name, name)}</a>'
-        for name in {accuracy.network for accuracy in basis}
+        for claim in judged.values()
+        for name in networks(claim.findings)
     }
     for name, group in {page(claim): claim.group for claim in judged.values()}.items():
         part = paths.GENERATED / "claims" / f"{name}.html"
@@ -64,9 +65,7 @@ def write(
         part.write_text(sections(judged, group, links).data)
 
 
-def sections(
-    judged: dict[str, Judgement], group: str, links: Mapping[str, str] | None = None
-) -> HTML:
+def sections(judged: dict[str, Judgement], group: str, links: Names = IDS) -> HTML:
     """Claims of a group: words, test, findings, verdict of each, and what it rests on.
 
     Args:
@@ -74,18 +73,14 @@ def sections(
         group: which of them are shown.
         links: network id → HTML that names it; else its id does.
     """
-    return HTML("\n".join(_block(c, links or {}) for c in judged.values() if c.group == group))
+    return HTML("\n".join(_block(c, links) for c in judged.values() if c.group == group))
 
 
-def _block(judged: Judgement, links: Mapping[str, str]) -> str:
+def _block(judged: Judgement, links: Names) -> str:
     words = {name: html.escape(text) for name, text in judged.words.items()}
-    told = {
-        "Evidence": words["evidence"],
-        "Test": words["test"],
-        "Expected": words["expected"],
-        "Rests on": _basis(judged.findings, links),
-        "Reason" if judged.verdict == UNTESTED else "Provisional": html.escape(judged.caveat),
-    }
+    told = {name: words[name.lower()] for name in ("Evidence", "Test", "Expected")}
+    told["Rests on"] = _basis(judged, links)
+    told["Reason" if judged.verdict == UNTESTED else "Provisional"] = html.escape(judged.caveat)
     lines = [f'<section class="claim" id="{judged.id}">']
     lines += [f"<p><strong>{judged.id}: {judged.verdict}.</strong> {words['claim']}"]
     lines += [f"<br/><em>{name}:</em> {text}" if text else "" for name, text in told.items()]
@@ -103,14 +98,14 @@ def _escaped(text: str) -> str:
     return re.sub(r"&lt;(/?sub)&gt;", r"<\1>", html.escape(text))
 
 
-def _basis(findings: tuple[Finding, ...], links: Mapping[str, str]) -> str:
+def _basis(judged: Judgement, links: Names) -> str:
     """Test images, seeds and networks behind the findings; empty if no record is."""
-    networks = dict.fromkeys(part.network for finding in findings for part in finding.basis)
-    if not networks:
+    findings = [found for found in judged.findings if found.n]
+    if not findings:
         return ""
     n, seeds = (
         "–".join(f"{end:,}" for end in dict.fromkeys((min(sizes), max(sizes))))
-        for sizes in ([f.n for f in findings if f.n], [f.seeds for f in findings if f.n])
+        for sizes in ([f.n for f in findings], [f.seeds for f in findings])
     )
-    names = ", ".join(links.get(network, f"<code>{network}</code>") for network in networks)
+    names = ", ".join(links.get(name, f"<code>{name}</code>") for name in networks(findings))
     return f"{n} test images, {seeds} {'seed' if seeds == '1' else 'seeds'}: {names}"

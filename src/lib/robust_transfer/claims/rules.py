@@ -13,17 +13,8 @@ from typing import NamedTuple, Protocol
 
 from scipy.stats import binomtest
 
-from robust_transfer.claims import quantities
-from robust_transfer.claims.outcome import (
-    ALPHA,
-    FAILS,
-    PARTLY,
-    REPLICATES,
-    UNTESTED,
-    Finding,
-    combine,
-    holds,
-)
+from robust_transfer.claims import outcome, quantities
+from robust_transfer.claims.outcome import Finding, combine, holds
 from robust_transfer.claims.quantities import Accuracy, Pair, Percentages
 from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.evaluation.intervals import Interval, signed, with_interval
@@ -34,6 +25,11 @@ class Rule(Protocol):
 
     def finding(self, reproduction: Reproduction) -> Finding:
         """Test the reproduction."""
+
+
+def _resting(reproduction: Reproduction, basis: tuple[Accuracy, ...]) -> dict[str, object]:
+    """The fields of a finding that say which accuracies it rests on, and how many images."""
+    return {"basis": basis} | (reproduction.size(*basis) if basis else {})
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,7 @@ class _Compared:
             quantities.phrase(self.pair, relation, reproduction.labels),
             ours=with_interval(*interval[:3]),
             paper=signed(self._printed(reproduction)),
-            basis=self.pair,
-            **reproduction.size(*self.pair),
+            **_resting(reproduction, self.pair),
             borrowed=reproduction.borrows(*self.pair),
             effect=interval.mean,
             low=interval.low,
@@ -91,7 +86,7 @@ class Difference(_Compared):
             reproduction,
             "above",
             interval,
-            outcome=REPLICATES if full else PARTLY if interval.mean > 0 else FAILS,
+            outcome=holds(full, partly=interval.mean > 0),
             expected=expected,
             p=interval.p,
             undecided=interval.mean <= 0 and interval.high >= expected / 2,
@@ -129,8 +124,7 @@ class AtMost:
             holds(round(value, 9) <= self.bound),
             f"{value:.1f} %",
             f"{reproduction.printed(accuracy)[accuracy]:.1f} %",
-            (accuracy,),
-            **reproduction.size(accuracy),
+            **_resting(reproduction, (accuracy,)),
         )
 
 
@@ -157,8 +151,7 @@ class Order:
         return Finding(
             self.words or self._relation(reproduction, self.pairs[0]),
             paper=self._count(self._gaps(reproduction.printed(*basis))),
-            basis=basis,
-            **reproduction.size(*basis),
+            **_resting(reproduction, basis),
             **self._judge(reproduction, self._gaps(reproduction.means(*basis))),
         )
 
@@ -197,8 +190,7 @@ class SignTest(Order):
         if signs := [gap > 0 for _, gap in ours if gap != 0]:
             p = float(binomtest(sum(signs), len(signs)).pvalue)
             majority = 2 * sum(signs) > len(signs)
-            full = majority and p < ALPHA
-            judged |= {"p": p, "outcome": REPLICATES if full else PARTLY if majority else FAILS}
+            judged |= {"p": p, "outcome": holds(majority and p < outcome.ALPHA, partly=majority)}
         return judged
 
 
@@ -211,7 +203,7 @@ class Alike(Order):
 
     def _judge(self, reproduction: Reproduction, ours: Gaps) -> dict[str, object]:
         if not ours:
-            return {"outcome": UNTESTED, "ours": "not defined"}
+            return {"outcome": outcome.UNTESTED, "ours": "not defined"}
         pair, widest = max(ours, key=lambda gap: abs(gap[1]))
         low, high = reproduction.resampled(pair)
         names = quantities.phrase(pair, "against", reproduction.labels)
@@ -228,14 +220,13 @@ class Control:
 
     def finding(self, reproduction: Reproduction) -> Finding:
         findings = [rule.finding(reproduction) for rule in self.rules]
-        basis = tuple(dict.fromkeys(part for finding in findings for part in finding.basis))
+        basis = tuple(dict.fromkeys(part for f in findings for part in f.basis))
         return Finding(
             "control, must not all hold: " + "; ".join(f.statement for f in findings),
-            holds(combine(finding.outcome for finding in findings) != REPLICATES),
-            "; ".join(finding.ours for finding in findings),
-            "; ".join(finding.paper for finding in findings),
-            basis,
-            **reproduction.size(*basis),
+            holds(combine(f.outcome for f in findings) != outcome.REPLICATES),
+            "; ".join(f.ours for f in findings),
+            "; ".join(f.paper for f in findings),
+            **_resting(reproduction, basis),
             control=True,
         )
 
@@ -267,11 +258,10 @@ class Check:
 
     def finding(self, reproduction: Reproduction) -> Finding:
         fact = self.fact if isinstance(self.fact, Fact) else self.fact(reproduction)
-        outcome = UNTESTED if fact.holds is None else holds(fact.holds)
-        size = reproduction.size(*fact.basis) if fact.basis else {}
-        undecided = outcome == FAILS and fact.undecided
-        texts = self.words, outcome, fact.ours, fact.paper
-        return Finding(*texts, fact.basis, **size, undecided=undecided)
+        went = outcome.UNTESTED if fact.holds is None else holds(fact.holds)
+        resting = _resting(reproduction, fact.basis)
+        undecided = fact.undecided and went == outcome.FAILS
+        return Finding(self.words, went, fact.ours, fact.paper, **resting, undecided=undecided)
 
 
 class Claim:

@@ -7,17 +7,8 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from robust_transfer import paths
-from robust_transfer.claims.outcome import (
-    ALPHA,
-    FAILS,
-    PARTLY,
-    REPLICATES,
-    UNTESTED,
-    VERDICTS,
-    Finding,
-    Verdict,
-    combine,
-)
+from robust_transfer.claims import outcome
+from robust_transfer.claims.outcome import ALPHA, PARTLY, REPLICATES, UNTESTED, Finding
 from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.claims.rules import Claim
 
@@ -46,9 +37,9 @@ class Judgement:
     findings: tuple[Finding, ...]
 
     @cached_property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> outcome.Verdict:
         """All rules hold, some or none do; a control that fails leaves it at partly."""
-        verdict = combine(f.outcome for f in self.findings if not f.control)
+        verdict = outcome.combine(f.outcome for f in self.findings if not f.control)
         controlled = all(f.outcome == REPLICATES for f in self.findings if f.control)
         return PARTLY if verdict == REPLICATES and not controlled else verdict
 
@@ -67,14 +58,13 @@ class Judgement:
         reasons = []
         needed = MANY_SEEDS.get(self.id, SEEDS)
         if self.seeds is not None and self.seeds < needed:
-            reasons.append(f"{self.seeds} of {needed} seeds")
-            if self.seeds == 1:
-                several = len(self._seeds) > 1
-                reasons[-1] = "one seed in part of the tests" if several else "one seed"
+            few = "one seed in part of the tests" if len(self._seeds) > 1 else "one seed"
+            few = few if self.seeds == 1 else f"{self.seeds} of {needed} seeds"
             if any(f.borrowed for f in self.findings):
-                reasons[-1] += ": spread between seeds taken from other rows"
+                few += ": spread between seeds taken from other rows"
             elif self.seeds == 1 and any(f.low is not None for f in self.findings):
-                reasons[-1] += ": interval over test images only"
+                few += ": interval over test images only"
+            reasons.append(few)
         if any(lost_to_holm(f) for f in self.findings):
             reasons.append(f"p > {ALPHA} after Holm's correction")
         if any(f.undecided for f in self.findings):
@@ -94,15 +84,12 @@ def judge(reproduction: Reproduction, groups: dict[str, dict[str, Claim]]) -> di
         reproduction: what they are judged by.
         groups: the claims by group and id.
     """
-    named = [(name, group, groups[group][name]) for group in groups for name in groups[group]]
-    findings = {
-        name: [rule.finding(reproduction) for rule in claim.rules] for name, _, claim in named
-    }
-    findings, words = _corrected(findings), texts()
-    return {
-        name: Judgement(name, group, words.loc[name], claim, findings[name])
-        for name, group, claim in named
-    }
+    judged, words = {}, texts()
+    for group, claims in groups.items():
+        for name, claim in claims.items():
+            found = tuple(rule.finding(reproduction) for rule in claim.rules)
+            judged[name] = Judgement(name, group, words.loc[name], claim, found)
+    return _corrected(judged)
 
 
 def lost_to_holm(finding: Finding) -> bool:
@@ -111,19 +98,21 @@ def lost_to_holm(finding: Finding) -> bool:
     return tested and finding.p < ALPHA < finding.adjusted
 
 
-def _corrected(findings: dict[str, list[Finding]]) -> dict[str, tuple[Finding, ...]]:
+def _corrected(judged: dict[str, Judgement]) -> dict[str, Judgement]:
     """Adjust all p-values together; what is significant only before that is partly right."""
-    ps = [finding.p for one in findings.values() for finding in one if finding.p is not None]
+    ps = [f.p for claim in judged.values() for f in claim.findings if f.p is not None]
     adjusted = iter(multipletests(ps, ALPHA, "holm")[1] if ps else ())
+
+    def correct(finding: Finding) -> Finding:
+        if finding.p is None:
+            return finding
+        finding = replace(finding, adjusted=float(next(adjusted)))
+        return replace(finding, outcome=PARTLY) if lost_to_holm(finding) else finding
+
     return {
-        name: tuple(f if f.p is None else _adjusted(f, float(next(adjusted))) for f in one)
-        for name, one in findings.items()
+        name: replace(claim, findings=tuple(map(correct, claim.findings)))
+        for name, claim in judged.items()
     }
-
-
-def _adjusted(finding: Finding, p: float) -> Finding:
-    finding = replace(finding, adjusted=p)
-    return replace(finding, outcome=PARTLY) if lost_to_holm(finding) else finding
 
 
 def ledger(judged: dict[str, Judgement]) -> pd.DataFrame:
@@ -137,7 +126,6 @@ def ledger(judged: dict[str, Judgement]) -> pd.DataFrame:
     table = {}
     for name, claim in sorted(judged.items()):
         first = next((f for f in claim.findings if f.effect is not None), None)
-        networks = dict.fromkeys(part.network for f in claim.findings for part in f.basis)
         outcomes = [f.outcome for f in claim.findings if f.outcome != UNTESTED and not f.control]
         table[name] = {
             "group": claim.group,
@@ -149,7 +137,7 @@ def ledger(judged: dict[str, Judgement]) -> pd.DataFrame:
             "n": min((f.n for f in claim.findings if f.n), default=None),
             "seeds": claim.seeds,
             "caveat": claim.caveat,
-            "networks": ", ".join(networks),
+            "networks": ", ".join(outcome.networks(claim.findings)),
         }
     rows = pd.DataFrame(table.values(), index=pd.Index(table, name="id"))
     return rows.astype({"n": "Int64", "seeds": "Int64"})
@@ -162,36 +150,31 @@ def findings(judged: dict[str, Judgement], name: str) -> pd.DataFrame:
 
 def overview(judged: dict[str, Judgement]) -> pd.DataFrame:
     """Ids of the claims by group and verdict, with their number in the last row."""
-    groups = dict.fromkeys(claim.group for claim in judged.values())
-    shown = pd.DataFrame("", index=list(groups), columns=list(VERDICTS))
-    for name, claim in sorted(judged.items()):
-        before = shown.loc[claim.group, claim.verdict]
-        shown.loc[claim.group, claim.verdict] = f"{before}, {name}" if before else name
-    counts = numbers(judged)
+    groups, counts = dict.fromkeys(claim.group for claim in judged.values()), numbers(judged)
+    ids = ledger(judged).reset_index().groupby(["group", "verdict"])["id"].agg(", ".join)
+    shown = ids.unstack().reindex(index=groups, columns=outcome.VERDICTS).fillna("")
+    shown = shown.rename_axis(index=None, columns=None)
     shown.loc["claims"] = [str(counts[name]) for name in COUNTED]
     return shown
 
 
 def numbers(judged: dict[str, Judgement]) -> dict[str, int]:
     """The counts that prose quotes: claims by verdict, and differences by what they show."""
-    verdicts = [claim.verdict for claim in judged.values()]
-    gaps = claimed_differences(judged)
-    counts = (verdicts.count(verdict) for verdict in VERDICTS)
-    return dict(zip(COUNTED, counts, strict=True)) | {
-        "claims": len(judged),
-        "checks": sum(
-            c.verdict == REPLICATES and c.group in ("Sanity", "Protocol") for c in judged.values()
-        ),
-        "undecided": sum(
-            c.verdict == FAILS and any(f.undecided for f in c.findings) for c in judged.values()
-        ),
-        "provisional": sum(c.verdict != UNTESTED and bool(c.caveat) for c in judged.values()),
-        "differences": len(gaps),
-        "same_sign": int((gaps["effect"] > 0).sum()),
-        "without_zero": int((gaps["low"] > 0).sum()),
-        "after_holm": int(((gaps["low"] > 0) & (gaps["adjusted"] < ALPHA)).sum()),
-        "reversed": int((gaps["high"] < 0).sum()),
+    claims, gaps = ledger(judged), claimed_differences(judged)
+    verdict, checks = claims["verdict"], claims["group"].isin(["Sanity", "Protocol"])
+    undecided = {name: any(f.undecided for f in c.findings) for name, c in judged.items()}
+    counts = dict(zip(COUNTED, (verdict == kind for kind in outcome.VERDICTS), strict=True)) | {
+        "claims": verdict.notna(),
+        "checks": checks & (verdict == REPLICATES),
+        "undecided": (verdict == outcome.FAILS) & pd.Series(undecided),
+        "provisional": (verdict != UNTESTED) & (claims["caveat"] != ""),
+        "differences": gaps["expected"].notna(),
+        "same_sign": gaps["effect"] > 0,
+        "without_zero": gaps["low"] > 0,
+        "after_holm": (gaps["low"] > 0) & (gaps["adjusted"] < ALPHA),
+        "reversed": gaps["high"] < 0,
     }
+    return {name: int(of.sum()) for name, of in counts.items()}
 
 
 def claimed_differences(judged: dict[str, Judgement]) -> pd.DataFrame:

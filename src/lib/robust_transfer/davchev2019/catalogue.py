@@ -53,10 +53,10 @@ def published() -> pd.DataFrame:
                 continue
             row = {"profile": profile.profile, "id": network.id, "seed": config.seed}
             row |= {"label": network.label, "data": config.dataset, "record": record.folder.name}
-            row |= {"weights": store.find(config, weights=True) is not None}
+            row["weights"] = store.find(config, weights=True) is not None
             if evaluation := how.find(store, config):
                 row |= {column: evaluation.accuracy(column) for column in COLUMNS}
-                row |= {"n": evaluation.content["n"]}
+                row["n"] = evaluation.content["n"]
             rows.append(row)
     return pd.DataFrame(rows).convert_dtypes()
 

@@ -1,6 +1,7 @@
-"""Paper A's heatmaps to point at; see ``presentation.charts``."""
+"""Paper A's heatmaps to point at, with the name of their static twin; ``presentation.charts``."""
 
 import warnings
+from itertools import accumulate, chain
 
 import altair as alt
 import pandas as pd
@@ -30,7 +31,7 @@ def heatmaps(
         blocks: ids of the rows shown, divided by red lines.
         alt_text: what the figure shows.
     """
-    ids = [row for block in blocks for row in block]
+    ids = list(chain(*blocks))
     pointed = alt.selection_point("pointed", fields=["network"], on="pointerover", empty=False)
     panels = []
     for title, table in tables.items():
@@ -44,27 +45,24 @@ def heatmaps(
 
 def _cells(shown: pd.DataFrame, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """One row per cell of a heatmap, with all that is said of it."""
-    shares, cells = figures.normalised(shown), []
-    for column in PLOTTED:
-        low, high = percent(shown[column].min()), percent(shown[column].max())
-        title = TITLES[column] if "\n" in TITLES[column] else f" \n{TITLES[column]}"
-        for row in shown.index:
-            mine = ours.loc[row]
-            ends = mine[f"{column}_low"], mine[f"{column}_high"]
-            gap = 100 * (mine[column] - theirs.loc[row, column])
-            cells.append(
-                {
-                    "network": charts.spaced(mine["label"]),
-                    "column": f"{title}\n{low}–\n{high} %",
-                    "share": round(shares.loc[row, column], 4),
-                    "accuracy": " ".join(title.split()),
-                    "ours": f"{percent(mine[column])} %",
-                    "interval": charts.interval(*ends, mine["n"]),
-                    "paper": f"{percent(theirs.loc[row, column])} %",
-                    "difference": f"{signed(gap)} points",
-                    "run": f"../models.html#{row}",
-                }
-            )
+    shares = figures.normalised(shown)
+    low, high = shown[list(PLOTTED)].min(), shown[list(PLOTTED)].max()
+    titles = {c: TITLES[c] if "\n" in TITLES[c] else f" \n{TITLES[c]}" for c in PLOTTED}
+    cells = [
+        {
+            "network": charts.spaced(mine["label"]),
+            "column": f"{titles[c]}\n{percent(low[c])}–\n{percent(high[c])} %",
+            "share": round(shares.loc[row, c], 4),
+            "accuracy": " ".join(titles[c].split()),
+            "ours": f"{percent(mine[c])} %",
+            "interval": charts.interval(mine[f"{c}_low"], mine[f"{c}_high"], mine["n"]),
+            "paper": f"{percent(theirs.loc[row, c])} %",
+            "difference": f"{signed(100 * (mine[c] - theirs.loc[row, c]))} points",
+            "run": f"../models.html#{row}",
+        }
+        for c in PLOTTED
+        for row, mine in ours.iterrows()
+    ]
     return pd.DataFrame(cells)
 
 
@@ -87,7 +85,7 @@ def _panel(
         alt.Text("share:Q", format=".2f"),
         color=alt.condition("datum.share > 0.5", alt.value("black"), alt.value("white")),
     )
-    starts = [sum(map(len, blocks[:i])) for i in range(1, len(blocks))]
+    starts = list(accumulate(map(len, blocks[:-1])))
     names, columns = cells["network"].unique()[starts], cells["column"].unique()[[1, 3]]
     lines = alt.Chart(pd.DataFrame({"network": names})).encode(down.bandPosition(0))
     walls = alt.Chart(pd.DataFrame({"column": columns})).encode(across.bandPosition(0))

@@ -93,8 +93,8 @@ def rank_correlation(column: str) -> Check:
     """D35: Spearman's rank correlation of a column with the paper's, over all networks."""
 
     def compute(reproduction: Reproduction) -> Fact:
-        agreement = comparison.agreement(reproduction.ours, reproduction.paper)
-        value = agreement.loc[column, "rank correlation"]
+        agrees = comparison.agreement(reproduction.ours, reproduction.paper)
+        value = agrees.loc[column, "rank correlation"]
         basis = tuple(Accuracy(network, column) for network in reproduction.paper.index)
         return Fact(bool(value >= 0.9), f"{value:.2f}", basis=basis)
 
@@ -103,7 +103,7 @@ def rank_correlation(column: str) -> Check:
 
 def cells_within(reproduction: Reproduction) -> Fact:
     """D35: share of the cells with a tolerance that lie inside it."""
-    agreement = comparison.agreement(reproduction.ours, reproduction.paper)
-    inside, judged = agreement[["cells within tolerance", "cells with a tolerance"]].sum()
+    agrees = comparison.agreement(reproduction.ours, reproduction.paper)
+    inside, judged = agrees[["cells within tolerance", "cells with a tolerance"]].sum()
     basis = tuple(Accuracy(network, c) for network in reproduction.paper.index for c in COLUMNS)
     return Fact(bool(inside >= 0.8 * judged), f"{inside} of {judged}", basis=basis)

@@ -3,27 +3,17 @@
 from collections.abc import Iterable
 from itertools import pairwise, product
 
+from robust_transfer.claims import rules
 from robust_transfer.claims.quantities import Accuracy, Best, Pair, Retained
-from robust_transfer.claims.rules import (
-    Alike,
-    AtMost,
-    Check,
-    Claim,
-    Control,
-    Difference,
-    Equivalence,
-    Order,
-    Rule,
-    SignTest,
-)
-from robust_transfer.davchev2019 import checks
-from robust_transfer.davchev2019.experiment import SOURCES, Profile, grid, rows
+from robust_transfer.claims.rules import AtMost, Check, Claim, Difference, Equivalence
+from robust_transfer.davchev2019 import checks, experiment
+from robust_transfer.davchev2019.experiment import SOURCES, Profile
 from robust_transfer.evaluation.accuracies import COLUMNS
 from robust_transfer.networks.transfer import STRATEGIES
 
 BB, WB = ("bb_fgsm", "bb_pgd"), ("wb_fgsm", "wb_pgd")
 ATTACKS = ("fgsm", "pgd")
-GRID = rows(grid(Profile()))
+GRID = experiment.rows(experiment.grid(Profile()))
 ALL = tuple(network.id for network in GRID)
 HEADS = tuple(network.id for network in GRID if network.strategy == "head")
 TO_NATURAL = tuple(n.id for n in GRID if n.role == "transfer" and n.target == "nat")
@@ -39,24 +29,30 @@ def t_equiv(first: str, second: str, margin: float) -> tuple[Equivalence, ...]:
     return tuple(Equivalence(first, second, column, margin) for column in BB)
 
 
-def order(words: str, pairs: Iterable[Pair], points: float | None = None) -> Order:
-    """T-order."""
-    return Order(tuple(pairs), words, points)
+def order(words: str, pairs: Iterable[Pair], points: float | None = None) -> rules.Order:
+    """T-order; of a single pair, without words, T-cat between two accuracies."""
+    return rules.Order(tuple(pairs), words, points)
 
 
-def above(first: Accuracy, second: Accuracy, points: float | None = None) -> Order:
-    """T-cat between two accuracies."""
-    return order("", [(first, second)], points)
+def ordered(words: str, pairs: Iterable[Pair], lacking: str = "") -> Claim:
+    """A claim that is one T-order."""
+    return Claim(order(words, pairs), lacking=lacking)
 
 
-def leaks(network: str) -> tuple[Rule, ...]:
+def within(networks: Iterable[str], columns: Iterable[tuple[str, str]]) -> list[Pair]:
+    """Pairs of columns, of every network."""
+    return [(Accuracy(n, a), Accuracy(n, b)) for n, (a, b) in product(networks, columns)]
+
+
+def below(first: str, others: Iterable[str], column: str) -> list[Pair]:
+    """A network beside each of those that should be below it."""
+    return [(Accuracy(first, column), Accuracy(other, column)) for other in others]
+
+
+def leaks(network: str) -> tuple[rules.Rule, ...]:
     """Signs of label leaking: FGSM images easier than they should be, PGD ones not."""
-    fgsm = Accuracy(network, "wb_fgsm")
-    return (
-        above(fgsm, Accuracy(network, "natural"), -2),
-        AtMost(network, "wb_pgd", 5),
-        above(fgsm, Accuracy(network, "bb_fgsm")),
-    )
+    natural, black_box = within([network], [("wb_fgsm", "natural"), ("wb_fgsm", "bb_fgsm")])
+    return order("", [natural], -2), AtMost(network, "wb_pgd", 5), order("", [black_box])
 
 
 def retained(source: str, strategy: str, column: str) -> Retained:
@@ -91,9 +87,7 @@ INITIALISATION = {
         lacking="asks for the original recipes and for equal ones; a profile has one at most",
     ),
     "D15": Claim(*t_equiv("pgd-pgd-all", "pgd", 3), *t_equiv("nat-pgd-all", "pgd", 3)),
-    "D21": Claim(
-        Difference("nat", "pgd-pgd-all", "natural"), Difference("pgd", "pgd-pgd-all", "natural")
-    ),
+    "D21": Claim(*(Difference(n, "pgd-pgd-all", "natural") for n in ("nat", "pgd"))),
     "D36": Claim(lacking="needs several networks trained from at least five seeds each"),
     "D38": Claim(lacking="records keep the weights of the selected epoch only"),
 }
@@ -109,42 +103,36 @@ NATURAL_TARGETS = {
         *PGD_SOURCES,
     ),
     "D06": Claim(
-        Alike(
+        rules.Alike(
             pgd_against_fgsm(WB),
             "shares kept of PGD and of FGSM training within ±10: white box, three strategies",
             10,
         )
     ),
     "D07": Claim(
-        *t_equiv("pgd-nat-stage3", "pgd", 3), Control(t_equiv("fgsm-nat-stage3", "fgsm", 3))
+        *t_equiv("pgd-nat-stage3", "pgd", 3), rules.Control(t_equiv("fgsm-nat-stage3", "fgsm", 3))
     ),
-    "D10": Claim(
-        order(
-            "best un-transferred defence above best naturally re-trained: four attacked columns",
-            ((Best(DEFENDED, ATTACKS, c), Best(RETRAINED, TO_NATURAL, c)) for c in BB + WB),
-        ),
+    "D10": ordered(
+        "best un-transferred defence above best naturally re-trained: four attacked columns",
+        ((Best(DEFENDED, ATTACKS, c), Best(RETRAINED, TO_NATURAL, c)) for c in BB + WB),
         lacking=MANY,
     ),
-    "D22": Claim(
-        order(
-            "share kept in black box above white box: two sources, three strategies, two attacks",
-            (
-                (retained(source, s, f"bb_{attack}"), retained(source, s, f"wb_{attack}"))
-                for source, s, attack in product(ATTACKS, STRATEGIES, ATTACKS)
-            ),
-        )
+    "D22": ordered(
+        "share kept in black box above white box: two sources, three strategies, two attacks",
+        (
+            (retained(source, s, f"bb_{attack}"), retained(source, s, f"wb_{attack}"))
+            for source, s, attack in product(ATTACKS, STRATEGIES, ATTACKS)
+        ),
     ),
-    "D23": Claim(
-        order(
-            "18 above 1 and above 56: three sources, two black-box columns",
-            (
-                (Accuracy(f"{source}-nat-stage3", c), Accuracy(f"{source}-nat-{other}", c))
-                for source, c, other in product(SOURCES, BB, ("head", "all"))
-            ),
-        )
+    "D23": ordered(
+        "18 above 1 and above 56: three sources, two black-box columns",
+        (
+            (Accuracy(f"{source}-nat-stage3", c), Accuracy(f"{source}-nat-{other}", c))
+            for source, c, other in product(SOURCES, BB, ("head", "all"))
+        ),
     ),
     "D24": Claim(
-        SignTest(
+        rules.SignTest(
             pgd_against_fgsm(BB + WB),
             "PGD sources keep larger shares than FGSM sources: four columns, three strategies",
         ),
@@ -171,14 +159,14 @@ FGSM = {
         ),
         lacking=MANY,
     ),
-    "D40": Claim(*leaks("fgsm_no_ll"), Control(leaks("fgsm"))),
+    "D40": Claim(*leaks("fgsm_no_ll"), rules.Control(leaks("fgsm"))),
 }
 
 STRATEGY = {
     "D08": Claim(
         order(
             "every network with only a new head at least 10 points below R<sub>nat</sub>",
-            ((Accuracy("nat", "natural"), Accuracy(network, "natural")) for network in HEADS),
+            below("nat", HEADS, "natural"),
             10,
         ),
         order(
@@ -186,10 +174,10 @@ STRATEGY = {
             pairwise(Accuracy(f"{source}-nat-head", "natural") for source in SOURCES),
         ),
     ),
-    "D09": Claim(AtMost("pgd-nat-all", "wb_pgd", 2), AtMost("fgsm-nat-all", "wb_pgd", 2)),
+    "D09": Claim(*(AtMost(n, "wb_pgd", 2) for n in ("pgd-nat-all", "fgsm-nat-all"))),
     "D16": Claim(
         AtMost("nat-pgd-stage3", "wb_pgd", 5),
-        above(Accuracy("nat-nat-stage3", "natural"), Accuracy("nat-pgd-stage3", "natural"), 20),
+        order("", below("nat-nat-stage3", ["nat-pgd-stage3"], "natural"), 20),
     ),
     "D17": Claim(lacking="needs R_nat->pgd 18 trained with four treatments of batch norm"),
     "D18": Claim(
@@ -205,26 +193,17 @@ STRATEGY = {
     "D34": Claim(Equivalence("pgd-nat-stage3", "pgd-nat-head", "wb_pgd", 3)),
 }
 
-ITERATED = order(
-    "white-box PGD at least as strong as FGSM: all networks",
-    ((Accuracy(network, "wb_fgsm"), Accuracy(network, "wb_pgd")) for network in ALL),
-    0,
-)
+ITERATED = order("white-box PGD at least as strong as FGSM: all networks", within(ALL, [WB]), 0)
 
 SANITY = {
     "D26": Claim(
-        AtMost("nat", "wb_pgd", 1),
-        AtMost("nat-nat-all", "wb_pgd", 1),
-        above(Accuracy("nat", "bb_fgsm"), Accuracy("nat", "bb_pgd")),
-        above(Accuracy("nat-nat-all", "bb_fgsm"), Accuracy("nat-nat-all", "bb_pgd")),
+        *(AtMost(network, "wb_pgd", 1) for network in ("nat", "nat-nat-all")),
+        *(order("", [pair]) for pair in within(("nat", "nat-nat-all"), [BB])),
     ),
     "D27": Claim(
         order(
             "white box at least as strong as black box: all networks, two attacks",
-            (
-                (Accuracy(network, f"bb_{attack}"), Accuracy(network, f"wb_{attack}"))
-                for network, attack in product(ALL, ATTACKS)
-            ),
+            within(ALL, zip(BB, WB, strict=True)),
             0,
         ),
         ITERATED,

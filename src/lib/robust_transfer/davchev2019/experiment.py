@@ -30,12 +30,12 @@ PAPER_LAYERS = {"head": 1, "stage3": 18, "all": 56}
 """The paper's label of each strategy: unfrozen layers of ResNet-56."""
 
 ROWS = (
-    ("nat", ("nat->nat",)),
+    ("nat", (("nat", "nat"),)),
     ("fgsm", ()),
-    ("fgsm_no_ll", ("fgsm->nat", "nat->fgsm", "fgsm->fgsm")),
-    ("pgd", ("pgd->nat", "nat->pgd", "pgd->pgd")),
+    ("fgsm_no_ll", (("fgsm", "nat"), ("nat", "fgsm"), ("fgsm", "fgsm"))),
+    ("pgd", (("pgd", "nat"), ("nat", "pgd"), ("pgd", "pgd"))),
 )
-"""Table 1 from top to bottom: each baseline, then the transfers printed below it."""
+"""Table 1 from top to bottom: each baseline, then the transfers, source and target, below it."""
 
 SOURCES = ("nat", "fgsm", "pgd")
 """Defences of the networks on the source data that transfers start from."""
@@ -198,12 +198,8 @@ def grid(profile: Profile) -> list[Network]:
     table = [*sources.values(), _surrogate(profile)]
     for baseline, transfers in ROWS:
         table.append(_scratch(profile, baseline, source=False))
-        for pair in transfers:
-            source, target = pair.split("->")
-            table += [
-                _transfer(profile, sources[source], target, strategy)
-                for strategy in transfer.STRATEGIES
-            ]
+        for source, target in transfers:
+            table += [_transfer(profile, sources[source], target, s) for s in transfer.STRATEGIES]
     return table
 
 
@@ -267,51 +263,33 @@ def select(table: list[Network], ids: list[str]) -> list[Network]:
 def _scratch(profile: Profile, defence: str, source: bool) -> Network:
     dataset = profile.source_dataset if source else profile.target_dataset
     name = f"{dataset}-{defence}" if source else defence
-    attack = inner_attack(profile, defence)
-    config = _training(
-        profile,
-        name=name,
-        dataset=dataset,
-        attack=attack,
-        epochs=profile.epochs,
-        decay_epochs=profile.decay_epochs,
-        weight_decay=profile.adversarial_weight_decay if attack else profile.weight_decay,
-        frozen_batch_norm="adapt",  # nothing is frozen
-    )
+    fields = {"dataset": dataset, "frozen_batch_norm": "adapt"}  # nothing is frozen
+    if defence != "nat":
+        fields["weight_decay"] = profile.adversarial_weight_decay
+    config = _training(profile, name, defence, **fields)
     return Network(name, "source" if source else "baseline", None, defence, None, config)
 
 
 def _surrogate(profile: Profile) -> Network:
     natural = _scratch(profile, "nat", source=False).config
-    changes = {
-        "name": "surrogate",
-        "network": profile.surrogate,
-        "batch_size": profile.surrogate_batch_size,
-    }
-    config = TrainingConfig(**natural.model_dump() | changes)
+    changes = {"network": profile.surrogate, "batch_size": profile.surrogate_batch_size}
+    config = TrainingConfig(**natural.model_dump() | changes | {"name": "surrogate"})
     return Network("surrogate", "surrogate", None, "nat", None, config)
 
 
 def _transfer(profile: Profile, source: Network, target: str, strategy: str) -> Network:
     name = f"{source.target}-{target}-{strategy}"
-    config = _training(
-        profile,
-        name=name,
-        dataset=profile.target_dataset,
-        attack=inner_attack(profile, target),
-        epochs=profile.transfer_epochs,
-        decay_epochs=profile.transfer_decay_epochs,
-        weight_decay=profile.weight_decay,
-        source=source.config,
-        strategy=strategy,
-        frozen_batch_norm=profile.frozen_batch_norm,
-    )
+    origin = {"source": source.config, "strategy": strategy, "dataset": profile.target_dataset}
+    length = {"epochs": profile.transfer_epochs, "decay_epochs": profile.transfer_decay_epochs}
+    config = _training(profile, name, target, **origin, **length)
     return Network(name, "transfer", source.target, target, strategy, config)
 
 
-def _training(profile: Profile, **fields) -> TrainingConfig:
+def _training(profile: Profile, name: str, defence: str, **fields) -> TrainingConfig:
+    """A training against a defence's attack: fields are the profile's where it has one so named."""
     shared = set(Profile.model_fields) & set(TrainingConfig.model_fields)
-    return TrainingConfig(**{name: getattr(profile, name) for name in shared} | fields)
+    fields = {field: getattr(profile, field) for field in shared} | fields
+    return TrainingConfig(name=name, attack=inner_attack(profile, defence), **fields)
 
 
 def published_profile() -> str:

@@ -1,7 +1,7 @@
 """The figures of paper A; every function returns a Matplotlib Figure."""
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,7 @@ from robust_transfer.presentation import figures
 
 PLOTTED = ("natural", "wb_fgsm", "wb_pgd", "bb_fgsm", "bb_pgd")
 """Columns in the order of the paper's heatmaps: clean, white box, black box."""
-TITLES = {
-    "natural": "natural",
-    "wb_fgsm": "WB\nFGSM",
-    "wb_pgd": "WB\nPGD",
-    "bb_fgsm": "BB\nFGSM",
-    "bb_pgd": "BB\nPGD",
-}
+TITLES = {c: c.upper().replace("_", "\n") for c in PLOTTED} | {"natural": "natural"}
 SURVIVAL = ("from\nscratch", "head\n(1)", "last stage\n(18)", "everything\n(56)")
 """Columns of the figure ``survival``: what is trained on the target."""
 
@@ -49,13 +43,13 @@ def heatmaps(tables: dict[str, pd.DataFrame], blocks: list[list[str]]) -> Figure
         One panel per table; each cell holds the value normalised over the rows shown, above each
         column stand its smallest and largest accuracy in percent.
     """
-    ids = [row for block in blocks for row in block]
+    ids = list(chain(*blocks))
     size = (5.2 * len(tables), 0.31 * len(ids) + 1.5)
     figure, axes = figures.subplots(1, len(tables), size)
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
         shown = table.loc[ids]
-        low, high = 100 * shown[list(PLOTTED)].min(), 100 * shown[list(PLOTTED)].max()
-        names = [f"{TITLES[c]}\n{low[c]:.1f}–{high[c]:.1f}%" for c in PLOTTED]
+        ends = (100 * shown[list(PLOTTED)].agg(["min", "max"])).items()
+        names = [f"{TITLES[c]}\n{low:.1f}–{high:.1f}%" for c, (low, high) in ends]
         _heatmap(axis, normalised(shown), shown["label"], blocks, names, vmin=0, vmax=1)
         axis.set_title(title, fontsize=10)
     return figure
@@ -63,7 +57,7 @@ def heatmaps(tables: dict[str, pd.DataFrame], blocks: list[list[str]]) -> Figure
 
 def deviations(ours: pd.DataFrame, theirs: pd.DataFrame, blocks: list[list[str]]) -> Figure:
     """Heatmap of our accuracy minus the paper's, in percentage points."""
-    ids = [row for block in blocks for row in block]
+    ids = list(chain(*blocks))
     gaps = 100 * (ours.loc[ids, list(PLOTTED)] - theirs.loc[ids, list(PLOTTED)])
     figure, ((axis,),) = figures.subplots(1, 1, (6, 0.31 * len(ids) + 1.5))
     names = [f"{TITLES[c]}\n{gaps[c].min():+.0f} to {gaps[c].max():+.0f}" for c in PLOTTED]
@@ -150,20 +144,20 @@ def scheme(table: Sequence[Network]) -> Figure:
     axis.set_axis_off()
     heights = dict(zip(sources, np.linspace(0.8, len(pairs) - 1.8, len(sources)), strict=True))
     for defence, y in heights.items():
-        _box(axis, 0, y, figures.mathtext(f"R<sub>{defence}</sub>"), "#f4c6d7")
+        _box(axis, 0, y, f"R<sub>{defence}</sub>", "#f4c6d7")
     for y, (source, target) in enumerate(pairs):
-        _box(axis, 3.6, y, figures.mathtext(f"R<sub>{source}→{target}</sub>  1, 18, 56"), "#cfe3f5")
+        _box(axis, 3.6, y, f"R<sub>{source}→{target}</sub>  1, 18, 56", "#cfe3f5")
         _arrow(axis, (1.7, heights[source]), (3.6, y), figures.COLOURS[source])
     for y, defence in enumerate(baselines, start=len(pairs)):
-        _box(axis, 3.6, y, figures.mathtext(f"R<sub>{defence}</sub>"), "#dff0d8")
-    _box(axis, 7.3, rows / 2 - 2.5, "natural accuracy", "#eeeeee")
-    _box(axis, 7.3, rows / 2 - 0.5, "white-box\nFGSM, PGD", "#eeeeee")
-    _box(axis, 7.3, rows / 2 + 1.5, "black-box\nFGSM, PGD", "#eeeeee")
+        _box(axis, 3.6, y, f"R<sub>{defence}</sub>", "#dff0d8")
+    measured = {"natural accuracy": -2.5, "white-box\nFGSM, PGD": -0.5, "black-box\nFGSM, PGD": 1.5}
+    for text, y in measured.items():
+        _box(axis, 7.3, rows / 2 + y, text, "#eeeeee")
     _box(axis, 7.3, rows - 1, "surrogate", "#f5e6c8")
     _arrow(axis, (8.15, rows - 1.4), (8.15, rows / 2 + 1.9), "0.3")
     axis.plot((5.4, 5.5, 5.5, 5.4), (-0.3, -0.3, rows - 0.7, rows - 0.7), color="0.3", lw=1.3)
-    for y in (rows / 2 - 2.5, rows / 2 - 0.5, rows / 2 + 1.5):
-        _arrow(axis, (5.5, rows / 2 - 0.5), (7.3, y), "0.3")
+    for y in measured.values():
+        _arrow(axis, (5.5, rows / 2 - 0.5), (7.3, rows / 2 + y), "0.3")
     source, target = sources["nat"].config.dataset, table[-1].config.dataset
     for x, text in ((0.85, f"sources on {source}"), (2.65, "new head,\nretrain"),
                     (4.45, f"targets on {target}"), (8.15, "evaluation")):  # fmt: skip
@@ -177,7 +171,6 @@ def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], col
 
 
 def _box(axis: Axes, x: float, y: float, text: str, colour: str) -> None:
-    axis.add_patch(
-        FancyBboxPatch((x, y - 0.33), 1.7, 0.66, boxstyle="round,pad=0.03", fc=colour, ec="0.4")
-    )
-    axis.text(x + 0.85, y, text, ha="center", va="center", fontsize=9)
+    style = {"boxstyle": "round,pad=0.03", "fc": colour, "ec": "0.4"}
+    axis.add_patch(FancyBboxPatch((x, y - 0.33), 1.7, 0.66, **style))
+    axis.text(x + 0.85, y, figures.mathtext(text), ha="center", va="center", fontsize=9)

@@ -1,5 +1,7 @@
 """Table 1 as data: ours and the paper's, with the tables on what was trained."""
 
+from itertools import product
+
 import pandas as pd
 
 from robust_transfer import paths
@@ -105,8 +107,8 @@ def heatmap_blocks(figure: str, theirs: pd.DataFrame) -> list[list[str]]:
         attacked = transfers[list(COLUMNS[1:])].mean(axis=1)
         best = attacked.groupby([transfers["source"], transfers["target"]]).idxmax()
         chosen = scratch | theirs.index.isin(best)
-        transferred = [from_nat & to_nat, ~from_nat & to_nat, from_nat & ~to_nat]
-        parts = [part & ~scratch for part in (*transferred, ~from_nat & ~to_nat)]
+        kinds = product((to_nat, ~to_nat), (from_nat, ~from_nat))
+        parts = [target & source & ~scratch for target, source in kinds]
     else:
         family = figure.removeprefix("5 ")
         chosen = {

@@ -1,5 +1,6 @@
 """Figures to point at: Vega-Lite charts that say what is behind a mark, each with a static twin.
 
+A chart has the name of the function in a module ``figures`` that draws its twin.
 In the built book a script draws the chart in place of its twin; without scripts, and in Jupyter,
 the twin stays. There, the chart alone is ``heatmaps(…).chart``.
 """

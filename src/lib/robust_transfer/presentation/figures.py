@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -20,7 +20,6 @@ COLOURS = dict(
 RED = "#d62728"
 LIKELY = 0.1
 """A class is drawn if a network gives it this probability anywhere along the attack."""
-STYLES = ("-", "--", ":", "-.")
 
 
 def mathtext(label: str) -> str:
@@ -42,15 +41,15 @@ def forest(gaps: pd.DataFrame) -> Figure:
     """
     figure, ((axis,),) = subplots(1, 1, (8, 0.27 * len(gaps) + 1))
     axis.axvline(0, color="0.7", linewidth=1)
-    rows = np.arange(len(gaps))
+    gaps = gaps.reset_index(drop=True)
+    rows = gaps.index
     axis.scatter(gaps["expected"], rows, s=34, marker="D", fc="white", ec="0.35", label="claimed")
     outcomes = ("replicates", "partly", "fails")
     for outcome, marker, colour in zip(outcomes, "os^", list(COLOURS.values())[:3], strict=True):
-        of_kind = (gaps["outcome"] == outcome).to_numpy()
-        shown = gaps[of_kind]
+        shown = gaps[gaps["outcome"] == outcome]
         ends = (shown["effect"] - shown["low"], shown["high"] - shown["effect"])
         axis.errorbar(
-            shown["effect"], rows[of_kind], xerr=ends, fmt=marker, color=colour, ms=5, capsize=2,
+            shown["effect"], shown.index, xerr=ends, fmt=marker, color=colour, ms=5, capsize=2,
             label=f"ours: {outcome}",
         )  # fmt: skip
     axis.set_yticks(rows, [f"{r.id}  {mathtext(r.statement)}" for r in gaps.itertuples()], size=8)
@@ -91,9 +90,8 @@ def attack_examples(rows: dict[str, Tensor], captions: dict[str, Sequence[str]])
     figure, axes = subplots(len(rows), count, (1.45 * count, 1.75 * len(rows)))
     for line, (title, images) in zip(axes, rows.items(), strict=True):
         for axis, image, caption in zip(line, images, captions[title], strict=True):
-            axis.imshow(
-                image.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest", vmin=0, vmax=1
-            )
+            pixels = image.clamp(0, 1).permute(1, 2, 0).numpy()
+            axis.imshow(pixels, interpolation="nearest", vmin=0, vmax=1)
             axis.set_xlabel(caption, fontsize=8)
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(title, fontsize=9)
@@ -108,23 +106,19 @@ def accuracy_curves(curves: pd.DataFrame, xlabel: str) -> Figure:
         xlabel: what the index is, with its unit.
     """
     figure, ((axis,),) = subplots(1, 1, (6, 3.6))
-    markers = "osD^vP*X"
-    palette = sns.color_palette("colorblind", len(curves.columns))
-    for index, label in enumerate(curves.columns):
-        axis.plot(
-            curves.index, 100 * curves[label], marker=markers[index % len(markers)],
-            color=palette[index], label=mathtext(label),
-        )  # fmt: skip
+    colours = sns.color_palette("colorblind", len(curves.columns))
+    for label, colour, marker in zip(curves, colours, cycle("osD^vP*X"), strict=False):
+        values = 100 * curves[label]
+        axis.plot(curves.index, values, marker=marker, color=colour, label=mathtext(label))
     axis.set(xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 100))
     axis.legend(fontsize=8)
     return figure
 
 
-def subplots(rows: int, columns: int, size: tuple[float, float], **shared) -> tuple:
+def subplots(rows: int, columns: int, size: tuple[float, float], **options) -> tuple:
     """Make a figure and its axes ``(rows, columns)``; notebooks show what is returned, once."""
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained", **shared
-    )
+    options = {"figsize": size, "squeeze": False, "layout": "constrained"} | options
+    figure, axes = plt.subplots(rows, columns, **options)
     plt.close(figure)
     return figure, axes
 
@@ -142,22 +136,18 @@ def small_multiples(
         shared: see ``subplots``.
     """
     rows = -(-count // columns)
-    size = (panel[0] * columns, panel[1] * rows)
-    figure, axes = subplots(rows, columns, size, **shared)
+    figure, axes = subplots(rows, columns, (panel[0] * columns, panel[1] * rows), **shared)
     for axis in axes.flat[count:]:
         axis.set_axis_off()
-    for axis in axes[:, 0]:
-        axis.set_ylabel(labels[1])
-    for axis in axes[-1]:
-        axis.set_xlabel(labels[0])
+    plt.setp(axes[:, 0], ylabel=labels[1])
+    plt.setp(axes[-1], xlabel=labels[0])
     return figure, list(axes.flat[:count])
 
 
 def shared_legend(figure: Figure, place: str, columns: int) -> None:
     """Draw one legend beside all panels, of the panel that has most to tell."""
-    handles = max(
-        (axis.get_legend_handles_labels() for axis in figure.axes), key=lambda h: len(h[0])
-    )
+    legends = (axis.get_legend_handles_labels() for axis in figure.axes)
+    handles = max(legends, key=lambda legend: len(legend[0]))
     figure.legend(*handles, loc=f"outside {place}", ncols=columns, fontsize=8)
 
 
@@ -177,8 +167,7 @@ def beliefs(
     colours = dict(zip(others, sns.color_palette("colorblind", len(others)), strict=True))
     figure, axes = subplots(1, len(panels), (2.9 * len(panels), 3.1), sharex=True, sharey=True)
     for axis, (label, table) in zip(axes[0], panels.items(), strict=True):
-        for index, c in enumerate(others):
-            style = STYLES[index % len(STYLES)]
+        for c, style in zip(others, cycle(("-", "--", ":", "-.")), strict=False):
             axis.plot(table.index, table[c], style, color=colours[c], label=names[c])
         axis.plot(table.index, table[truth], color="black", lw=2.5, label=f"{names[truth]} (truth)")
         axis.set(title=mathtext(label), xlabel=xlabel, ylim=(-0.02, 1.02))

@@ -8,7 +8,9 @@ import ast
 import base64
 import html
 import json
-import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from traceback import walk_tb
 
 
 class Html:
@@ -56,10 +58,10 @@ class Records:
         return self._entry(network, column)["paper"]
 
     def _entry(self, network: str, column: str) -> dict:
-        if network not in self.networks:
-            raise ValueError(f"network = {network!r}: allowed are {', '.join(self.networks)}")
-        if column not in self.columns:
-            raise ValueError(f"column = {column!r}: allowed are {', '.join(self.columns)}")
+        known = ("network", network, self.networks), ("column", column, self.columns)
+        for name, given, allowed in known:
+            if given not in allowed:
+                raise ValueError(f"{name} = {given!r}: allowed are {', '.join(allowed)}")
         return self._content["networks"][network][column]
 
     def _repr_html_(self) -> str:
@@ -102,9 +104,8 @@ def table(rows: list, header: list) -> Html:
     """A table of rows of cells; numbers get one decimal."""
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in header)
     body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
-    return Html(
-        f'<table class="dataframe" tabindex="0"><thead><tr>{head}</tr></thead>{body}</table>'
-    )
+    content = f"<thead><tr>{head}</tr></thead>{body}"
+    return Html(f'<table class="dataframe" tabindex="0">{content}</table>')
 
 
 def _cell(value: object) -> str:
@@ -123,9 +124,8 @@ def bars(values: dict, marks: dict | None = None) -> Html:
     for row, (name, value) in enumerate(values.items()):
         y = 22 * row
         parts.append(_text(121, y + 15, name, "end"))
-        parts.append(
-            f'<rect x="130" y="{y + 3}" width="{3 * value:.1f}" height="16" fill="#0173b2"/>'
-        )
+        size = f'width="{3 * value:.1f}" height="16"'
+        parts.append(f'<rect x="130" y="{y + 3}" {size} fill="#0173b2"/>')
         if marks:
             x = 130 + 3 * marks[name]
             parts.append(f'<path d="M{x:.1f} {y + 4}l6 7l-6 7l-6 -7z" fill="#fff" stroke="#333"/>')
@@ -163,9 +163,8 @@ def _cividis(share: float) -> str:
     ends = (0, 34, 78), (124, 123, 120), (254, 232, 56)
     low, high = ends[0:2] if share < 0.5 else ends[1:3]
     part = 2 * share % 1 if share < 1 else 1
-    return "rgb({},{},{})".format(
-        *(round(a + part * (b - a)) for a, b in zip(low, high, strict=True))
-    )
+    mixed = (round(a + part * (b - a)) for a, b in zip(low, high, strict=True))
+    return f"rgb({','.join(map(str, mixed))})"
 
 
 def _text(x: float, y: float, text: object, anchor: str, fill: str = "#000") -> str:
@@ -180,19 +179,6 @@ def _drawing(width: int, height: int, parts: str, said: str) -> Html:
     )
 
 
-class _Printed:
-    """What a cell has printed."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def write(self, text: str) -> None:
-        self.text += text
-
-    def flush(self) -> None:
-        pass
-
-
 _LAST = "_last_"
 """Name of a cell's last expression while it runs."""
 
@@ -204,20 +190,18 @@ def run(source: str, names: dict) -> str:
         source: Python.
         names: what the cell finds defined; each run begins with these alone.
     """
-    printed, before, space = _Printed(), sys.stdout, dict(names)
-    sys.stdout = printed
-    shown = ""
-    try:
-        exec(_keeping_the_last(source), space)
-        value = space.get(_LAST)
-        if value is not None:
-            drawn = hasattr(value, "_repr_html_")
-            shown = value._repr_html_() if drawn else f"<pre>{html.escape(repr(value))}</pre>"
-    except Exception as error:
-        shown = f'<pre class="error" role="alert">{html.escape(_explained(error))}</pre>'
-    finally:
-        sys.stdout = before
-    return (f"<pre>{html.escape(printed.text)}</pre>" if printed.text else "") + shown
+    space, shown = dict(names), ""
+    with redirect_stdout(StringIO()) as output:
+        try:
+            exec(_keeping_the_last(source), space)
+            value = space.get(_LAST)
+            if value is not None:
+                drawn = hasattr(value, "_repr_html_")
+                shown = value._repr_html_() if drawn else f"<pre>{html.escape(repr(value))}</pre>"
+        except Exception as error:
+            shown = f'<pre class="error" role="alert">{html.escape(_explained(error))}</pre>'
+    printed = output.getvalue()
+    return (f"<pre>{html.escape(printed)}</pre>" if printed else "") + shown
 
 
 def _keeping_the_last(source: str) -> str:
@@ -236,11 +220,9 @@ def _keeping_the_last(source: str) -> str:
 def _explained(error: Exception) -> str:
     """An error in one line, with the line of the cell in which it came up."""
     line = getattr(error, "lineno", None)
-    place = error.__traceback__
-    while place is not None:
-        if place.tb_frame.f_code.co_filename == "<string>":
-            line = place.tb_lineno
-        place = place.tb_next
+    for frame, number in walk_tb(error.__traceback__):
+        if frame.f_code.co_filename == "<string>":
+            line = number
     message = getattr(error, "msg", None) or str(error)
     where = f"line {line}: " if line else ""
     return f"{where}{type(error).__name__}: {message}"

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from math import sqrt
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from IPython.display import HTML, Markdown
@@ -17,16 +16,22 @@ from matplotlib.figure import Figure
 from pandas.api.typing import DataFrameGroupBy
 
 from robust_transfer.evaluation.intervals import with_interval
+from robust_transfer.presentation.figures import subplots
 from robust_transfer.presentation.tables import percent, show
 from robust_transfer.records.store import Store
 
 PARTS = ("attacks", "steps", "tricks", "precision", "growth", "pipeline")
 SAID = {"network": "{}", "dataset": "{}", "batch_size": "batches of {}", "rounds": "rounds: {}"}
 """Settings that stand above a table, and how."""
-COLOURS = dict(zip(("textbook", "ours", "peer"), sns.color_palette("colorblind"), strict=False))
+SPEED = "{images_per_second:.1f}\xa0[{slowest:.1f},\xa0{fastest:.1f}]"
+CHANGED = "+{gained}\xa0−{lost}"
+"""How a row's speed is written, and how many images another attack gained and lost."""
+Parts = dict[str, dict]
+"""What every kind of device found on a question."""
+PALETTE = dict(zip(("textbook", "ours", "peer"), sns.color_palette("colorblind"), strict=False))
 
 
-def read(folder: str, store: Store) -> dict[str, dict[str, dict]]:
+def load_measured(folder: str, store: Store) -> dict[str, Parts]:
     """The measurements in a folder, part → kind → what was found; a damaged file is left out."""
     contents = {k: store.read_sealed(Path(folder) / f"{k}.json") or {} for k in ("cpu", "cuda")}
     return {
@@ -35,12 +40,11 @@ def read(folder: str, store: Store) -> dict[str, dict[str, dict]]:
     }
 
 
-def machines(measured: dict[str, dict[str, dict]]) -> Markdown:
+def machines(measured: dict[str, Parts]) -> Markdown:
     """Which machines measured, what they can do, and how to measure what is missing."""
     found: dict[str, dict] = {}
     for parts in measured.values():
-        for kind, part in parts.items():
-            found.setdefault(kind, part["machine"])
+        found |= {kind: part["machine"] for kind, part in parts.items() if kind not in found}
     lines = []
     for machine in found.values():
         speeds = ", ".join(f"{v:,.0f} in {name}" for name, v in machine["gemm_gflops"].items())
@@ -52,16 +56,22 @@ def machines(measured: dict[str, dict[str, dict]]) -> Markdown:
     return Markdown("\n".join(lines))
 
 
-def shown(parts: dict[str, dict], make: Callable[[dict], pd.DataFrame]) -> HTML:
-    """The table of a part for every device, below the sentence that says where it is from."""
+def shown(parts: Parts, make: Callable[[dict], pd.DataFrame], name: str = "throughput") -> HTML:
+    """The table of a part for every device, below the sentence that says where it is from.
+
+    Args:
+        parts: of every device.
+        make: what makes the table.
+        name: of its CSV file, before the device's.
+    """
     blocks = [
-        f"<p>{origin(part)}</p>{show(make(part), f'{make.__name__}-{kind}').data}"
+        f"<p>{origin(part)}</p>{show(make(part), f'{name}-{kind}').data}"
         for kind, part in parts.items()
     ]
     return HTML("".join(blocks) or "<p>Not measured yet.</p>")
 
 
-def told(parts: dict[str, dict], tell: Callable[..., str], *what: str) -> Markdown:
+def told(parts: Parts, tell: Callable[..., str], *what: str) -> Markdown:
     """A sentence about a part, for every device."""
     return Markdown("\n".join(f"- {kind}: {tell(part, *what)}" for kind, part in parts.items()))
 
@@ -79,12 +89,10 @@ def throughput(part: dict) -> pd.DataFrame:
     """Images/s of every contestant at every work, and what else is known of it."""
     table = {}
     for row in part["rows"]:
-        speeds = (row[name] for name in ("images_per_second", "slowest", "fastest"))
-        cells = {"images/s": "{:.1f}\xa0[{:.1f},\xa0{:.1f}]".format(*speeds)}
-        cells["× textbook"] = f"{row['ratio']:.2f}"
+        cells = {"images/s": SPEED.format(**row), "× textbook": f"{row['ratio']:.2f}"}
         if "robust" in row:
             cells["robust (%)"] = percent(row["robust"] / row["n"])
-            cells["changed"] = f"+{row['gained']}\xa0−{row['lost']}"
+            cells["changed"] = CHANGED.format(**row)
         if "losses" in row:
             cells["loss, last round"] = f"{row['losses'][-1]:.3f}"
         if "warm_up_seconds" in row:
@@ -93,7 +101,7 @@ def throughput(part: dict) -> pd.DataFrame:
     return pd.DataFrame.from_dict(table, "index").fillna("")
 
 
-def precision(part: dict) -> pd.DataFrame:
+def kept_accuracies(part: dict) -> pd.DataFrame:
     """Robust accuracy where the attack ran plain, and its change in points where it did not."""
     table: dict[tuple[str, str], dict[str, str]] = {}
     for row in part["rows"]:
@@ -104,11 +112,11 @@ def precision(part: dict) -> pd.DataFrame:
         else:
             points = (100 * x for x in difference(row))
             cells[f"{row['name']} (points)"] = with_interval(*points, digits=2)
-            cells[f"{row['name']}: changed"] = f"+{row['gained']}\xa0−{row['lost']}"
+            cells[f"{row['name']}: changed"] = CHANGED.format(**row)
     return pd.DataFrame.from_dict(table, "index")
 
 
-def pipeline(part: dict) -> pd.DataFrame:
+def whole_way(part: dict) -> pd.DataFrame:
     """Minutes of the whole way."""
     minutes = {row["name"]: f"{row['seconds'][0] / 60:.1f}" for row in part["rows"]}
     return pd.DataFrame({"minutes": minutes})
@@ -122,7 +130,7 @@ def difference(row: dict) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def headline(part: dict, work: str) -> str:
+def standing(part: dict, work: str) -> str:
     """The engine against the textbook, the fastest other library and the hardware."""
     rows = sorted(part["rows"], key=lambda row: row["images_per_second"])
     best = {row["role"]: row for row in rows if row["work"] == work}  # the last of each role
@@ -137,7 +145,7 @@ def headline(part: dict, work: str) -> str:
     )
 
 
-def agreement(part: dict) -> str:
+def changes_in_bf16(part: dict) -> str:
     """The largest change of a robust accuracy in bf16, and how many images changed in all."""
     rows = [row for row in part["rows"] if row["name"] == "folded bf16"]
     largest = max(abs(100 * difference(row)[0]) for row in rows)
@@ -163,10 +171,10 @@ def curves(part: dict, what: str) -> DataFrameGroupBy:
     return rows[rows["what"] == what].groupby("work")
 
 
-def bars(parts: dict[str, dict], work: str = "PGD-7") -> Figure:
+def race(parts: Parts, work: str = "PGD-7") -> Figure:
     """Images/s of everyone at one attack, and a line where the bare convolutions are."""
-    figure, axes = _panels(parts)
-    for axis, part in zip(axes, parts.values(), strict=False):
+    figure, panels = _panels(parts)
+    for axis, part in panels:
         for row in reversed([row for row in part["rows"] if row["work"] == work]):
             middle = row["images_per_second"]
             if row["role"] == "bound":
@@ -174,16 +182,16 @@ def bars(parts: dict[str, dict], work: str = "PGD-7") -> Figure:
                 axis.axvline(middle, color="0.2", linestyle=style, label=row["name"])
             else:
                 spread = [[middle - row["slowest"]], [row["fastest"] - middle]]
-                axis.barh(row["name"], middle, xerr=spread, color=COLOURS[row["role"]])
+                axis.barh(row["name"], middle, xerr=spread, color=PALETTE[row["role"]])
         axis.set_xlabel(f"{work}, images/s")
         axis.legend(fontsize=8)
     return figure
 
 
-def growth(parts: dict[str, dict], what: str, scale: str = "linear") -> Figure:
+def growth(parts: Parts, what: str, scale: str = "linear") -> Figure:
     """Cost of an image in attack and training step against one thing that grows, on a scale."""
-    figure, axes = _panels(parts)
-    for axis, part in zip(axes, parts.values(), strict=False):
+    figure, panels = _panels(parts)
+    for axis, part in panels:
         axis.set_xscale(scale)
         for (work, rows), marker in zip(curves(part, what), "os", strict=True):
             axis.plot(rows["x"], 1000 / rows["images_per_second"], marker=marker, label=work)
@@ -194,12 +202,10 @@ def growth(parts: dict[str, dict], what: str, scale: str = "linear") -> Figure:
     return figure
 
 
-def _panels(parts: dict[str, dict]) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel for every device."""
+def _panels(parts: Parts) -> tuple[Figure, list[tuple[Axes, dict]]]:
+    """A figure with a panel for every device, and what is to be drawn on each."""
     titles = list(parts) or ["not measured yet"]
-    size = (7 * len(titles), 3.4)
-    figure, (axes,) = plt.subplots(1, len(titles), figsize=size, squeeze=False, layout="tight")
-    plt.close(figure)
+    figure, (axes,) = subplots(1, len(titles), (7 * len(titles), 3.4), layout="tight")
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title)
-    return figure, list(axes)
+    return figure, list(zip(axes, parts.values(), strict=False))
