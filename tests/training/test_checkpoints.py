@@ -269,6 +269,20 @@ def test_without_a_checkpoint_there_is_nothing_to_load(tmp_path):
     assert len(history(tmp_path / "none")) == 0
 
 
+def test_a_checkpoint_that_goes_while_it_is_looked_at_counts_as_none(tmp_path, monkeypatch):
+    model, optimizer = trained_a_little()
+    save_checkpoint(tmp_path / "c", "me", model, optimizer, {}, Progress([{"epoch": 0}]))
+    assert len(history(tmp_path / "c")) == 1
+    opened = torch.UntypedStorage.from_file
+
+    def finished_meanwhile(*arguments, **named):
+        (tmp_path / "c").unlink()
+        return opened(*arguments, **named)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", finished_meanwhile)
+    assert history(tmp_path / "c") == []
+
+
 def test_what_is_set_aside_is_kept_and_replaces_what_was_set_aside_before(tmp_path):
     for content in ("first", "second"):
         (tmp_path / "file").write_text(content)

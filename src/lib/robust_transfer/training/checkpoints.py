@@ -93,6 +93,7 @@ def threads(path: Path) -> int:
 
 def _told(path: Path, read: Callable[[dict[str, str]], object], nothing: object) -> object:
     unreadable = OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError
+    unreadable += (RuntimeError,)  # PyTorch's, of a file that a worker ends with meanwhile
     with suppress(*unreadable), safetensors.safe_open(path, "pt") as file:
         return read(file.metadata())
     return nothing
