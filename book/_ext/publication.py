@@ -17,6 +17,8 @@ EXECUTED, SOURCE = "book/_executed/", "notebooks/"
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register what is done to every page."""
+    app.setup_extension("sphinx.ext.autodoc")
+    app.connect("autodoc-process-signature", show_defaults)
     app.connect("config-inited", remove_buttons)
     app.connect("html-page-context", open_source, priority=900)
     app.connect("html-page-context", describe, priority=900)
@@ -29,6 +31,17 @@ def remove_buttons(app: Sphinx, config: Config) -> None:
     """Take the launch buttons out of a book without a repository."""
     if not config.html_theme_options.get("repository_url"):
         config.html_theme_options.pop("launch_buttons", None)
+
+
+def show_defaults(
+    app: Sphinx, what: str, name: str, shown: object, options: object, signature: str, result: str
+) -> tuple[str, None] | None:
+    """Give a configuration's fields with their defaults; pydantic's types are no reading matter."""
+    if what != "class" or not hasattr(shown, "model_fields"):
+        return None
+    fields = shown.model_fields.items()
+    said = [n if field.is_required() else f"{n}={field.get_default()!r}" for n, field in fields]
+    return f"({', '.join(said)})", None
 
 
 def open_source(
