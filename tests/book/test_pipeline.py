@@ -119,6 +119,7 @@ def test_book_pages_are_whole(made):
         for image in page.images:
             assert image.get("alt"), f"{path.name}: {image['src']} has no alt text"
         assert str(made.root) not in path.read_text(), f"{path.name} shows a path of this machine"
+        assert not re.search(r"at 0x[0-9a-f]{8}", path.read_text()), f"{path.name}: an address"
 
 
 def test_book_says_what_made_its_numbers(made):
