@@ -43,6 +43,9 @@ def _one_line(config: type[Config], error: ValidationError) -> str:
         elif name:  # else the message names it; where it does too, the field's own name counts
             given = f" = {problem['input']!r}: "
             message = f"{name}{given}{message.partition(given)[2] or message}"
+            if problem["type"] == "less_than_equal" and "epsilon" in name:
+                message += f" on the [0, 1] scale; {problem['input']:g} of 256 levels is "
+                message += f"{problem['input'] / 256:g}"
         complaints.append(message)
     return "; ".join(complaints)
 

@@ -15,8 +15,8 @@ DECODED = ROOT / "results" / "decoded"
 
 
 def resolve(path: str) -> str:
-    """Make a user's path absolute; "" stays "", which stands for none."""
-    return str(ROOT / path) if path else ""
+    """Make a user's path absolute, ``~`` being home; "" stays "", which stands for none."""
+    return str(ROOT / Path(path).expanduser()) if path else ""
 
 
 def parameter_file(parameter: str, folder: Path, name: str) -> Path:
@@ -25,7 +25,7 @@ def parameter_file(parameter: str, folder: Path, name: str) -> Path:
     Raises:
         ValueError: there is neither.
     """
-    for path in (folder / f"{name}.yaml", Path(name), ROOT / name):
+    for path in (folder / f"{name}.yaml", Path(f"{name}").expanduser(), ROOT / f"{name}"):
         if path.is_file():
             return path
     known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))

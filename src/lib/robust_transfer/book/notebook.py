@@ -71,9 +71,8 @@ def assemble(kind: type[Config], said: Mapping[str, object], *own: str) -> tuple
         file = paths.parameter_file(what, folder, fields.pop(what, ""))
         fields = read(kind, file).model_dump() | fields
     experiment = kind(**fields)
-    where = {name: chosen.get(name, field.default) for name, field in Runner.model_fields.items()}
-    if where["published_dir"]:
-        where["published_dir"] = f"{where['published_dir']}/{experiment.folder}"
-    for name in ("results_dir", "published_dir", "data_dir"):
-        where[name] = paths.resolve(where[name])
-    return experiment, Runner(**where)
+    runner = Runner(**{name: chosen[name] for name in Runner.model_fields if name in chosen})
+    published = runner.published_dir and f"{runner.published_dir}/{experiment.folder}"
+    folders = {"results_dir": runner.results_dir, "data_dir": runner.data_dir}
+    folders = {n: paths.resolve(f) for n, f in (folders | {"published_dir": published}).items()}
+    return experiment, runner.model_copy(update=folders)
