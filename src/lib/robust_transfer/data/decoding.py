@@ -23,10 +23,18 @@ def square(source: Source, side: int) -> np.ndarray:
 
     Where it has another size, its middle square is resized with an antialiasing bicubic filter: the
     shorter side becomes ``side``, what the longer one has more is cut off. Grey becomes three equal
-    channels.
+    channels, 16 bits become 8, and a camera's orientation is applied.
+
+    Raises:
+        ValueError: pixels whose range nobody knows, of 32 bits or floating point.
     """
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     image = Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(stream)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}; allowed are 8 or 16 bits a channel")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    ImageOps.exif_transpose(image, in_place=True)
     fitted = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
     return np.asarray(fitted).transpose(2, 0, 1)
 

@@ -14,10 +14,13 @@ import pandas as pd
 import pyarrow.parquet as parquet
 import torch
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from robust_transfer.data import decoding, glyphs
 
 SEED = 0  # of every order made here, by NumPy's legacy generator, which never changes its stream
+MIXED = 20
+"""Images a class from which on none is missing, if their order is mixed."""
 SHARE = 1000
 """Pictures for which it pays to start a process."""
 
@@ -116,11 +119,7 @@ class Parquet(DataSet):
         if len(labels) < count:
             said = f"{count} {stem} images wanted, {len(labels)} found; a shard is missing"
             raise FileNotFoundError(f"{folder}: {said}")
-        low, high = min(labels), max(labels)
-        if not 0 <= low <= high < self.classes:
-            said = f"labels from {low} to {high}; allowed are 0 to {self.classes - 1}"
-            raise ValueError(f"{folder}: {said}")
-        return pictures, np.asarray(labels, dtype=np.int64)
+        return pictures, np.asarray(labels)
 
     def find_elsewhere(self, stem: str, count: int, data_dir: str) -> Found:
         """Find the images where there are no shards ``<stem>-….parquet``."""
@@ -146,22 +145,30 @@ class Cifar(Parquet):
 class ClassFolders(DataSet):
     """Image files by class: ``<name>/train/<class>/*`` and ``<name>/val/<class>/*``.
 
-    Classes are the folders in alphabetical order, as many as ``class_names``. They take turns: the
-    first k images of every class, in a shuffled order, come before any class's next.
+    Classes are the folders, the same in both splits, by their names in ``class_names``; only if
+    these are mere numbers, as by ``numbered``, in alphabetical order. They take turns: the first k
+    images of every class, in a shuffled order, come before any class's next. Hidden files are none.
     """
 
     def find(self, split: str, count: int, data_dir: str) -> Found:
         folder = self.folder(data_dir) / {"train": "train", "test": "val"}[split]
         try:
-            found = ImageFolder(folder)
+            found = ImageFolder(folder, is_valid_file=_is_picture)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"data_dir = '{data_dir}': {error}") from None
         if len(found.classes) != self.classes:
             said = f"{self.name}/{folder.name} has {len(found.classes)} class folders"
             raise ValueError(f"data_dir = '{data_dir}': {said}; allowed are {self.classes}")
+        names = self.class_names if self.class_names != numbered(self.classes) else found.classes
+        train = [path.name for path in (folder.parent / "train").glob("*") if path.is_dir()]
+        for what, others in (("class_names", names), (f"{self.name}/train", train)):
+            if differ := sorted({*found.classes} ^ {*others}):
+                said = f"{self.name}/{folder.name} and {what} do not share {', '.join(differ)}"
+                raise ValueError(f"data_dir = '{data_dir}': {said}; allowed are the same names")
         self.check_count(split, count, len(found))
         order = np.random.RandomState(SEED).permutation(len(found))
-        labels = pd.Series(np.asarray(found.targets, dtype=np.int64)[order])
+        places = np.array([names.index(name) for name in found.classes])
+        labels = pd.Series(places[np.asarray(found.targets)][order])
         turns = np.argsort(labels.groupby(labels).cumcount(), kind="stable")[:count]
         files = [Path(found.samples[index][0]) for index in order[turns]]
         return [Picture(file, file) for file in files], labels.to_numpy()[turns]
@@ -214,6 +221,46 @@ class ChestXray14(DataSet):
         patients = np.random.RandomState(SEED).permutation(np.unique(table["Patient ID"]))
         tested = table["Patient ID"].isin(patients[: len(patients) // 5])
         return table[tested if split == "test" else ~tested]
+
+
+def _is_picture(file: str) -> bool:
+    return file.lower().endswith(IMG_EXTENSIONS) and not Path(file).name.startswith(".")
+
+
+def numbered(count: int) -> list[str]:
+    """Name classes by their numbers."""
+    return [f"class {label}" for label in range(count)]
+
+
+def checked_labels(dataset: DataSet, split: str, found: object, count: int) -> np.ndarray:
+    """The labels of a split's first ``count`` images as the data set should have them.
+
+    Returns:
+        int64 ``(count,)``, or of independent labels float32 ``(count, classes)`` of 0 and 1.
+
+    Raises:
+        ValueError: labels of another shape, type or range, or of so few classes that the images
+            cannot be in a mixed order.
+    """
+    labels, classes, name = np.asarray(found), dataset.classes, f"{dataset.name} {split}"
+    shape = (count, classes) if dataset.multi_label else (count,)
+    if labels.shape != shape:
+        raise ValueError(f"{name}: labels of shape {labels.shape}; allowed is {shape}")
+    if dataset.multi_label:
+        if not np.isin(labels, (0, 1)).all():
+            raise ValueError(f"{name}: labels other than 0 and 1; allowed are these")
+        return labels.astype(np.float32)
+    if labels.dtype.kind not in "iu":
+        said = f"allowed are whole numbers, 0 to {classes - 1}"
+        raise ValueError(f"{name}: labels of type {labels.dtype}; {said}")
+    low, high = labels.min(), labels.max()
+    if not 0 <= low <= high < classes:
+        said = f"allowed are 0 to {classes - 1}"
+        raise ValueError(f"{name}: labels from {low} to {high}; {said}")
+    if count >= MIXED * classes and (shown := len(np.unique(labels))) < classes:
+        said = f"the first {count} images show {shown} of {classes} classes"
+        raise ValueError(f"{name}: {said}; allowed are images in a mixed order")
+    return labels.astype(np.int64)
 
 
 def in_memory(pixels: np.ndarray) -> list[Picture]:

@@ -9,15 +9,9 @@ from pydantic import AfterValidator
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from robust_transfer.config import one_of
-from robust_transfer.data import glyphs, kept, layouts
+from robust_transfer.data import decoding, glyphs, kept, layouts
 from robust_transfer.data.images import Images, divide
-from robust_transfer.data.layouts import DataSet, decode
-
-
-def numbered(count: int) -> list[str]:
-    """Name classes by their numbers."""
-    return [f"class {label}" for label in range(count)]
-
+from robust_transfer.data.layouts import DataSet, checked_labels, decode, numbered
 
 cifar = partial(layouts.Cifar, side=32, sizes={"train": 50_000, "test": 10_000}, image_column="img")
 DATASETS: dict[str, DataSet] = {
@@ -100,7 +94,7 @@ def load(name: str, split: str, count: int, data_dir: str = "", image_size: int 
 
     Raises:
         ValueError: unknown ``name`` or ``split``; more images asked for than there are; classes
-            that are not those of the data set.
+            or labels that are not those of the data set, or not all of them.
         FileNotFoundError: no data at ``data_dir`` and none could be downloaded; a part is missing.
         OSError: a file is truncated or altered.
     """
@@ -111,13 +105,15 @@ def load(name: str, split: str, count: int, data_dir: str = "", image_size: int 
     side = image_size or dataset.side
 
     def make() -> Images:
-        pictures, labels = dataset.find(split, count, data_dir)
+        pictures, found = dataset.find(split, count, data_dir)
+        labels = checked_labels(dataset, split, found, len(pictures))
         return Images.of(torch.from_numpy(decode(pictures, name, side)), torch.from_numpy(labels))
 
     known_as, folder = f"{name}-{split}-{count}-{side}", Path(data_dir, name)
     ours = type(dataset).__module__ == layouts.__name__  # one's own code may change
     worth_it = ours and data_dir and 3 * side**2 * count >= kept.LEAST
-    return kept.get_or_make(known_as, repr(dataset), folder, make) if worth_it else make()
+    what = f"{dataset!r} {Path(decoding.__file__).read_text(encoding='utf-8')}"
+    return kept.get_or_make(known_as, what, folder, make) if worth_it else make()
 
 
 @lru_cache(maxsize=1)
