@@ -1,6 +1,7 @@
 """The built book in a browser, as a reader has it: opened from disk, and served below some path."""
 
 import json
+import re
 import shutil
 import threading
 from functools import partial
@@ -266,3 +267,26 @@ def test_pointing_at_a_heatmap_tells_and_leads_to_the_network(made, reader):
     cell.click()
     page.wait_for_url("**/models.html#nat")
     assert page.locator("#nat").count() == 1
+
+
+COLOURS = """row => [getComputedStyle(row).backgroundColor,
+    ...[...row.cells].map(cell => getComputedStyle(cell).color)]"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_row_that_is_pointed_at_can_be_read(made, browser, scheme):
+    page = browser.new_context(color_scheme=scheme).new_page()
+    page.goto(f"{made.html.as_uri()}/{page_with(made.html, TABLE)}")
+    row = page.locator("table.dataframe tbody tr").first
+    row.hover()
+    ground, *letters = (luminance(colour) for colour in row.evaluate(COLOURS))
+    for letter in letters:
+        low, high = sorted((ground, letter))
+        assert (high + 0.05) / (low + 0.05) >= 4.5  # WCAG 2.1, success criterion 1.4.3
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of a computed colour ``rgb(…)``, as WCAG defines it."""
+    shares = (int(part) / 255 for part in re.findall(r"\d+", colour)[:3])
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return sum(w * part for w, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
