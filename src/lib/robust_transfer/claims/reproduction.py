@@ -7,7 +7,7 @@ import pandas as pd
 
 from robust_transfer.claims import quantities
 from robust_transfer.claims.quantities import Accuracy, Pair, Percentages
-from robust_transfer.evaluation import accuracies, intervals
+from robust_transfer.evaluation import intervals
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
 from robust_transfer.evaluation.intervals import Interval, Spread
 
@@ -56,8 +56,8 @@ class Reproduction:
 
     def spread(self, column: str) -> Spread | None:
         """How far apart seeds lie in a column, over the networks that have several."""
-        named = {name: tuple(repeats.values()) for name, repeats in self.evaluations.items()}
-        return accuracies.seed_spread(named, column)
+        repeated = (repeats.values() for repeats in self.evaluations.values())
+        return intervals.pooled([e.accuracy(column) for e in repeats] for repeats in repeated)
 
     def borrows(self, first: Accuracy, second: Accuracy) -> bool:
         """Whether the interval of their gap takes the spread between seeds from other networks."""

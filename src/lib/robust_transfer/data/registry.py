@@ -111,9 +111,10 @@ def load(name: str, split: str, count: int, data_dir: str = "", image_size: int 
 
     known_as, folder = f"{name}-{split}-{count}-{side}", Path(data_dir, name)
     ours = type(dataset).__module__ == layouts.__name__  # one's own code may change
-    worth_it = ours and data_dir and 3 * side**2 * count >= kept.LEAST
+    if not (ours and data_dir and 3 * side**2 * count >= kept.LEAST):
+        return make()
     what = f"{dataset!r} {Path(decoding.__file__).read_text(encoding='utf-8')}"
-    return kept.get_or_make(known_as, what, folder, make) if worth_it else make()
+    return kept.get_or_make(known_as, what, folder, make)
 
 
 @lru_cache(maxsize=1)

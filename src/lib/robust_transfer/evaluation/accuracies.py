@@ -188,8 +188,3 @@ def doubts(evaluation: Evaluation, margin: float = 0.01) -> list[str]:
         "FGSM images are classified better than clean ones": score["wb_fgsm"] - score["natural"],
     }
     return [f"{text} by {100 * gap:.1f} points" for text, gap in checks.items() if gap > margin]
-
-
-def seed_spread(named: dict[str, tuple[Evaluation, ...]], column: str) -> intervals.Spread | None:
-    """How far apart seeds lie in a column, over the networks that have several."""
-    return intervals.pooled([[e.accuracy(column) for e in repeats] for repeats in named.values()])
