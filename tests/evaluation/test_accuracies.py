@@ -105,8 +105,8 @@ def test_an_evaluation_is_stored_and_found_again(store, family, how):
         assert len(again.outcomes[column]) == how.test_size == again.content["n"]
     assert again.content == made.content
     assert list(made.content) == [
-        *("config", "network", "weights", "surrogate", "n", "accuracies", "outcomes", "data"),
-        *("seconds", "provenance"),
+        *("config", "network", "weights", "surrogate", "n", "accuracies", "outcomes", "signs"),
+        *("data", "seconds", "doubts", "provenance"),
     ]
     assert made.content["data"] == load("glyphs10", "test", how.test_size).fingerprint
     assert made.content["provenance"].keys() >= {"device", "torch", "commit", "finished"}
@@ -235,7 +235,7 @@ DOUBTS = {
 
 @pytest.mark.parametrize(("changes", "raised"), DOUBTS.values(), ids=DOUBTS.keys())
 def test_doubts_are_raised_where_gradients_may_be_masked(changes, raised):
-    found = accuracies.doubts(with_accuracies(**SOUND | changes))
+    found = with_accuracies(**SOUND | changes).doubts
     assert len(found) == len(raised)
     for sentence, part in zip(found, raised, strict=True):
         assert part in sentence

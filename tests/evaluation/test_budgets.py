@@ -207,8 +207,8 @@ def test_measurements_are_stored_and_found_again(store, family, sweep):
     for condition, output in made.outputs.items():
         assert np.array_equal(again.outputs[condition], output)
     assert list(made.content) == [
-        *("config", "network", "weights", "n", "labels", "outputs", "deepfool", "data"),
-        *("seconds", "provenance"),
+        *("config", "network", "weights", "n", "labels", "outputs", "deepfool", "signs"),
+        *("data", "seconds", "doubts", "provenance"),
     ]
     assert made.content["data"] == load("glyphs10", "test", 60).fingerprint
     assert made.content["provenance"].keys() >= {"device", "torch", "commit", "finished"}

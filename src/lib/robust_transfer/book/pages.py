@@ -4,8 +4,6 @@
 show of judgements is written by the notebooks that judge.
 """
 
-from html import escape
-
 import pandas as pd
 
 from robust_transfer import paths
@@ -15,6 +13,7 @@ from robust_transfer.davchev2019.runs import Run
 from robust_transfer.evaluation.accuracies import COLUMNS
 from robust_transfer.myakala2022.experiment import Study, cells
 from robust_transfer.presentation.tables import (
+    as_html,
     describe_attack,
     percent,
     percent_interval,
@@ -68,9 +67,10 @@ def _card(run: Run) -> str:
         n = f"{evaluation.content['n']:,}"
         shares = {c: (evaluation.accuracy(c), *evaluation.interval(c)) for c in COLUMNS}
         facts |= {c: f"{percent_interval(*of)} % of {n} images" for c, of in shares.items()}
-    table = pd.Series(facts).to_frame().to_html(header=False, escape=False, border=0)
+        facts |= {"doubts": "; ".join(run.doubts)} if run.doubts else {}
+    table = pd.Series(facts).map(as_html).to_frame().to_html(header=False, escape=False, border=0)
     name = run.network.id
-    summary = f"<summary>{run.network.label} <code>{name}</code></summary>"
+    summary = f"<summary>{run.label} <code>{name}</code></summary>"
     return f'<details class="network" id="{name}">{summary}{scrolling(table)}</details>'
 
 
@@ -94,7 +94,7 @@ def _training(network: Network, record: Record) -> dict[str, str]:
         "trained against": describe_attack(config.attack),
         "epochs": f"{config.epochs}, of which number {record.selected_epoch + 1} is kept",
         "validation": ", ".join(shares),
-        "record": f"<code>{escape(folder_name(config))}</code>{kept}",
+        "record": f"<code>{folder_name(config)}</code>{kept}",
     } | ({"load it": line} if scale.parent == paths.PUBLISHED and not kept else {})
 
 

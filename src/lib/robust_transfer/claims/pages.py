@@ -11,7 +11,7 @@ from robust_transfer import paths
 from robust_transfer.claims.outcome import UNTESTED, networks
 from robust_transfer.claims.verdicts import Judgement, ledger
 from robust_transfer.evaluation.intervals import with_interval
-from robust_transfer.presentation.tables import scrolling
+from robust_transfer.presentation.tables import as_html, scrolling
 
 PLACES = "../claims"
 """From an executed notebook to the pages of claims."""
@@ -31,7 +31,7 @@ def index(judged: dict[str, Judgement]) -> pd.DataFrame:
     table = ledger(judged)
     held = table["held"].replace("0 of 0", "")
     shown = {
-        "claim": [f'<span class="words">{html.escape(words)}</span>' for words in table["claim"]],
+        "claim": [f'<span class="words">{words}</span>' for words in table["claim"]],
         "verdict": table["verdict"],
         "tests that hold": held.str.replace(" ", "\N{NO-BREAK SPACE}"),
         "effect": [_effect(row) for _, row in table.iterrows()],
@@ -87,15 +87,10 @@ def _block(judged: Judgement, links: Names) -> str:
     lines.append("</p>")
     if judged.findings:
         table = pd.DataFrame([vars(finding) for finding in judged.findings]).set_index("statement")
-        table = table[["ours", "paper", "outcome"]].rename_axis(None).map(_escaped)
-        table.index = table.index.map(_escaped)
+        table = table[["ours", "paper", "outcome"]].rename_axis(None).map(as_html)
+        table.index = table.index.map(as_html)
         lines.append(scrolling(table.to_html(escape=False, border=0)))
     return "\n".join([*lines, "</section>"])
-
-
-def _escaped(text: str) -> str:
-    """Text as HTML; the subscripts in networks' names stay what they are."""
-    return re.sub(r"&lt;(/?sub)&gt;", r"<\1>", html.escape(text))
 
 
 def _basis(judged: Judgement, links: Names) -> str:

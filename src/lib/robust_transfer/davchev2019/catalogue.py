@@ -43,7 +43,7 @@ def published() -> pd.DataFrame:
     Returns:
         ``profile``, ``id``, ``seed``, ``label``, ``data`` set, whether there are ``weights`` to
         load, the folder of its ``record``, and, where it was evaluated, the five accuracies in
-        [0, 1] on ``n`` test images.
+        [0, 1] on ``n`` test images, with what makes one ``doubts`` them.
     """
     rows = []
     for profile, store in map(_read, sorted(path.stem for path in paths.PROFILES.glob("*.yaml"))):
@@ -56,7 +56,7 @@ def published() -> pd.DataFrame:
             row["weights"] = store.find(config, weights=True) is not None
             if evaluation := how.find(store, config):
                 row |= {column: evaluation.accuracy(column) for column in COLUMNS}
-                row["n"] = evaluation.content["n"]
+                row |= {"n": evaluation.content["n"], "doubts": "; ".join(evaluation.doubts)}
             rows.append(row)
     return pd.DataFrame(rows).convert_dtypes()
 

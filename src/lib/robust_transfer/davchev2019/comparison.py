@@ -14,7 +14,7 @@ from robust_transfer.davchev2019.experiment import Profile
 from robust_transfer.davchev2019.runs import Run
 from robust_transfer.evaluation import intervals
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
-from robust_transfer.presentation.tables import with_sd
+from robust_transfer.presentation.tables import doubted, with_sd
 
 TOLERANCES = {"natural": 2.0, "bb_fgsm": 4.0, "bb_pgd": 4.0}
 BY_TARGET = {
@@ -64,7 +64,10 @@ def reproduction(runs: list[Run]) -> Reproduction:
             if run.evaluation is None:
                 raise FileNotFoundError(f"{name}, seed {seed}: no evaluation")
             evaluations.setdefault(name, {})[seed] = run.evaluation
-    return Reproduction(evaluations, tables.paper().loc[[*evaluations]])
+    theirs = tables.paper().loc[[*evaluations]]
+    doubts = {n: [d for e in of.values() for d in e.doubts] for n, of in evaluations.items()}
+    theirs["label"] = [doubted(label, doubts[name]) for name, label in theirs["label"].items()]
+    return Reproduction(evaluations, theirs)
 
 
 def between_seeds(runs: list[Run]) -> str:
@@ -91,10 +94,10 @@ def between_seeds(runs: list[Run]) -> str:
 
 def over_seeds(runs: list[Run]) -> pd.DataFrame:
     """Accuracies of networks trained from several seeds, in percent; see ``with_sd``."""
-    theirs, table = tables.paper(), {}
-    for name, repeats in reproduction(runs).evaluations.items():
+    theirs, table, ours = tables.paper(), {}, reproduction(runs)
+    for name, repeats in ours.evaluations.items():
         if len(repeats) > 1:
-            row = table[theirs.loc[name, "label"]] = {"seeds": len(repeats)}
+            row = table[ours.labels[name]] = {"seeds": len(repeats)}
             for column in ("natural", "wb_pgd"):
                 shares = pd.Series([e.accuracy(column) for e in repeats.values()])
                 row[column] = with_sd(100 * shares)

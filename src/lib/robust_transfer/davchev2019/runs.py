@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from robust_transfer.davchev2019.experiment import Network, rows
 from robust_transfer.evaluation.accuracies import Evaluation, EvaluationConfig
+from robust_transfer.presentation.tables import doubted
 from robust_transfer.records.store import Record, Store
 from robust_transfer.runner import Runner
 
@@ -21,6 +22,16 @@ class Run:
     network: Network
     record: Record | None = None
     evaluation: Evaluation | None = None
+
+    @property
+    def doubts(self) -> list[str]:
+        """What says that the evaluation's attacks did not work."""
+        return self.evaluation.doubts if self.evaluation else []
+
+    @property
+    def label(self) -> str:
+        """The network's name for readers, marked where its evaluation is doubted."""
+        return doubted(self.network.label, self.doubts)
 
 
 def find(networks: list[Network], store: Store, how: EvaluationConfig) -> list[Run]:

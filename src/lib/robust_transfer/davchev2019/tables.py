@@ -1,5 +1,6 @@
 """Table 1 as data: ours and the paper's, with the tables on what was trained."""
 
+import html
 from itertools import product
 
 import pandas as pd
@@ -9,7 +10,6 @@ from robust_transfer.data.registry import DATASETS
 from robust_transfer.davchev2019 import experiment
 from robust_transfer.davchev2019.experiment import Network, Profile
 from robust_transfer.davchev2019.runs import Run
-from robust_transfer.evaluation import accuracies
 from robust_transfer.evaluation.accuracies import COLUMNS
 from robust_transfer.networks.registry import build
 from robust_transfer.networks.transfer import STRATEGIES, trainable_weights, transplant
@@ -66,14 +66,14 @@ def results(runs: list[Run]) -> pd.DataFrame:
     """Accuracies of the evaluated networks.
 
     Returns:
-        One row a network, indexed by its id: ``label``, ``source``, ``target``, ``strategy``, ``n``
-        and, for every column of Table 1, the accuracy in [0, 1] and its interval ``…_low``,
-        ``…_high``.
+        One row a network, indexed by its id: ``label``, marked where its numbers are doubted,
+        ``source``, ``target``, ``strategy``, ``n`` and, for every column of Table 1, the accuracy
+        in [0, 1] and its interval ``…_low``, ``…_high``.
     """
     table = []
     for run in runs:
         if evaluation := run.evaluation:
-            row = _identity(run.network) | {"n": evaluation.content["n"]}
+            row = _identity(run.network) | {"label": run.label, "n": evaluation.content["n"]}
             for column in COLUMNS:
                 row[column] = evaluation.accuracy(column)
                 row[f"{column}_low"], row[f"{column}_high"] = evaluation.interval(column)
@@ -141,7 +141,7 @@ def withstood(runs: list[Run], harder: list[Run]) -> pd.DataFrame:
     for run in harder:
         before, after = evaluated[run.network], run.evaluation
         hits = before.outcomes["wb_pgd"][: after.content["n"]], after.outcomes["wb_pgd"]
-        table[run.network.label] = {
+        table[run.label] = {
             f"PGD-{before.content['config']['steps']}": percent(hits[0].mean()),
             f"PGD-{after.content['config']['steps']}": percent(hits[1].mean()),
             "both": percent((hits[0] & hits[1]).mean()),
@@ -151,15 +151,14 @@ def withstood(runs: list[Run], harder: list[Run]) -> pd.DataFrame:
 
 def masking(runs: list[Run]) -> pd.DataFrame:
     """Signs of masked gradients, a row per network that raises any."""
-    signs = {r.network.label: "; ".join(accuracies.doubts(r.evaluation)) for r in runs}
-    raised = {label: text for label, text in signs.items() if text}
+    raised = {r.network.label: "; ".join(r.doubts) for r in runs if r.doubts}
     return pd.DataFrame({"doubt": raised or {"none raised": ""}})
 
 
 def data_line(profile: Profile, runs: list[Run]) -> str:
     """One sentence on scale, data, seeds and hardware of a table."""
     records = [run.record for run in runs]
-    versions = {record.provenance["torch"] for record in records}
+    versions = {html.escape(record.provenance["torch"]) for record in records}
     sizes = {run.evaluation.content["n"] for run in runs if run.evaluation}
     seeds = f"seed {profile.seed}"
     if profile.further_seeds:

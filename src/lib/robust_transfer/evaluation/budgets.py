@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robust_transfer.attacks import PGD, ThreatModel, deepfool, fgsm, in_mode
 from robust_transfer.data.images import Images
 from robust_transfer.data.registry import DATASETS, DataSetName
+from robust_transfer.evaluation import doubts
 from robust_transfer.evaluation.intervals import wilson
 from robust_transfer.evaluation.measurement import BATCH, MeasurementConfig, joined
 from robust_transfer.evaluation.packing import pack_array, unpack_array
@@ -179,6 +180,19 @@ class Budgets:
         counted = self.predicted() == self.labels if attack != "natural" else slice(None)
         np.add.at(counts, (self.labels[counted], self.predicted(attack, epsilon)[counted]), 1)
         return pd.DataFrame(counts, pd.Index(names, name="true"), pd.Index(names, name="predicted"))
+
+    @property
+    def doubts(self) -> list[str]:
+        """What says that the attacks did not work; a sentence each."""
+        gaps = {}
+        for (attack, epsilon), score in {at: self.accuracy(*at) for at in self.outputs}.items():
+            if attack == "pgd":
+                said = f"PGD is weaker than FGSM at ε = {epsilon:.4g}"
+                gaps[said] = score - self.accuracy("fgsm", epsilon)
+            said = f"{attack.upper()} images at ε = {epsilon:.4g}"
+            gaps[f"{said} are classified better than clean ones"] = score - self.accuracy()
+        told = doubts.in_words(self.content.get("signs", {}))  # old records have none
+        return told + doubts.contradictions(gaps, len(self.labels))
 
     def _output(self, attack: str, epsilon: float) -> np.ndarray:
         if (attack, epsilon) not in self.outputs:

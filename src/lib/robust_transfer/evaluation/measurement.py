@@ -14,6 +14,7 @@ from torch import Tensor
 from robust_transfer.config import Config
 from robust_transfer.data.images import Images
 from robust_transfer.data.registry import load
+from robust_transfer.evaluation.doubts import signs
 from robust_transfer.records.store import Store
 from robust_transfer.training.loop import TrainingConfig
 
@@ -26,9 +27,11 @@ class Measured(Protocol):
 
     Attributes:
         content: the stored record, with seconds and provenance.
+        doubts: what says that its attacks did not work; a sentence each.
     """
 
     content: dict
+    doubts: list[str]
 
 
 class MeasurementConfig(Config):
@@ -82,10 +85,13 @@ class MeasurementConfig(Config):
             model, images = store.model(network, device), self._images_of(network, data_dir)
             prepared = self.prepare(store, data_dir, device)
             started = time.perf_counter()
-            measured = self._measure(model, images.to(device), prepared)
+            images = images.to(device)
+            measured = self._measure(model, images, prepared)
+            measured["signs"] = signs(model, images) | measured.get("signs", {})
             made = {"data": images.fingerprint, "seconds": round(time.perf_counter() - started, 3)}
             named = {"config": self.model_dump(mode="json"), "network": network.hash} | checksums
-            return named | {"n": len(images)} | measured | made
+            content = named | {"n": len(images)} | measured | made
+            return content | {"doubts": self._result(content).doubts}
 
         content = store.get_or_compute(network, self.file_name, checksums, compute, device)
         return self._result(content)

@@ -86,7 +86,7 @@ def summary(cells: Sequence[MeasuredCell], epsilon: float) -> pd.DataFrame:
             for name, counts in (("clean", clean), ("attacked", attacked)):
                 line[f"cat and dog, {name}"] = f"{100 * between(counts, 'cat', 'dog'):.1f} %"
             line["spread evenly"] = f"{100 * evenly(attacked):.1f} %"
-        lines[f"{cell.task}, {cell.label}"] = line
+        lines[f"{cell.task}, {cell.marked}"] = line
     return pd.DataFrame.from_dict(lines, "index").fillna("")
 
 

@@ -36,7 +36,7 @@ def smallest_steps(cells: Sequence[MeasuredCell]) -> pd.DataFrame:
     for cell in cells:
         if cell.repeats[0].budgets.deepfool:
             sizes, largest = _way_out(cell, "l2"), _way_out(cell, "linf")
-            line = lines[f"{cell.task}, {cell.label}"] = {"images": len(sizes)}
+            line = lines[f"{cell.task}, {cell.marked}"] = {"images": len(sizes)}
             if len(sizes) >= FEW:
                 line["median l2"] = f"{np.median(sizes):.3f}"
                 line["median l∞ (1/255)"] = f"{255 * np.median(largest):.2f}"

@@ -12,7 +12,7 @@ from robust_transfer.evaluation.accuracies import Evaluation
 from robust_transfer.evaluation.budgets import Budgets
 from robust_transfer.myakala2022 import printed
 from robust_transfer.myakala2022.experiment import TECHNIQUES, Cell, Study
-from robust_transfer.presentation.tables import epsilon_words
+from robust_transfer.presentation.tables import doubted, epsilon_words, with_sd
 from robust_transfer.records.store import Record
 from robust_transfer.runner import Runner
 
@@ -34,6 +34,22 @@ class MeasuredCell(Cell):
     """A cell with its repeats, seed by seed."""
 
     repeats: tuple[Repeat, ...]
+
+    @property
+    def marked(self) -> str:
+        """Its label for readers, marked where a repeat's measurement is doubted."""
+        return doubted(self.label, self._doubts)
+
+    @property
+    def _doubts(self) -> list[str]:
+        found = [(r.seed, r.budgets.doubts) for r in self.repeats]
+        return [f"seed {seed}: {doubt}" for seed, doubts in found for doubt in doubts]
+
+    def shown(
+        self, attack: str = "natural", epsilon: float = 0.0, measure: str = "accuracy"
+    ) -> str:
+        """A measure in percent over the seeds, for readers, marked where it is doubted."""
+        return doubted(with_sd(self.by_seed(attack, epsilon, measure)), self._doubts)
 
     def by_seed(
         self, attack: str = "natural", epsilon: float = 0.0, measure: str = "accuracy"

@@ -12,7 +12,7 @@ from robust_transfer.evaluation.intervals import with_interval
 from robust_transfer.myakala2022 import printed, repeats
 from robust_transfer.myakala2022.experiment import FINE_TUNINGS, TECHNIQUES, Cell, Study, words
 from robust_transfer.myakala2022.measured import MeasuredCell, matched
-from robust_transfer.presentation.tables import epsilon_words, network_minutes, with_sd
+from robust_transfer.presentation.tables import epsilon_words, network_minutes
 
 
 def designs(study: Study, table: Sequence[Cell]) -> pd.DataFrame:
@@ -91,7 +91,7 @@ def _side_by_side(columns: dict[MeasuredCell, str], conditions: dict[str, tuple]
         for name, (attack, epsilon) in conditions.items():
             ours = epsilon is not None
             if ours or not np.isnan(paper[attack]):
-                text = with_sd(cell.by_seed(attack, epsilon)) if ours else f"{paper[attack]:.1f}"
+                text = cell.shown(attack, epsilon) if ours else f"{paper[attack]:.1f}"
                 lines.setdefault((cell.task, name), {})[column] = text
     return pd.DataFrame.from_dict(lines, "index").fillna("")
 
@@ -102,7 +102,7 @@ def all_cells(cells: Sequence[MeasuredCell], task: str, shown: Sequence[float]) 
     lines = [
         {"strategy": words(cell.strategy)}
         | {words(t): "yes" if t in cell.techniques else "" for t in TECHNIQUES}
-        | {name: with_sd(cell.by_seed(*at)) for name, at in conditions.items()}
+        | {name: cell.shown(*at) for name, at in conditions.items()}
         for cell in cells
         if cell.task == task
     ]
@@ -159,7 +159,7 @@ def compared(pairs: Sequence[repeats.CellPair], attack: str, epsilon: float) -> 
             "detectable": tests["detectable"].map("{:.1f}".format).where(spread, "–"),
         }
     )
-    return shown.set_axis([f"{a.task}: {a.label} − {b.label}" for a, b in pairs])
+    return shown.set_axis([f"{a.task}: {a.marked} − {b.marked}" for a, b in pairs])
 
 
 def strategy_pairs(cells: Sequence[MeasuredCell]) -> list[repeats.CellPair]:
@@ -177,7 +177,7 @@ def medical(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> pd.DataFra
     measures = {"accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "AUROC": "auroc"}
     lines = {
         (f"{cell.task}, {cell.label}", condition): {
-            name: with_sd(cell.by_seed(*at, measure)) for name, measure in measures.items()
+            name: cell.shown(*at, measure) for name, measure in measures.items()
         }
         for cell in cells
         if cell.scored

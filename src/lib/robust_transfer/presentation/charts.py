@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from robust_transfer.evaluation.intervals import wilson
 from robust_transfer.presentation import figures
-from robust_transfer.presentation.tables import percent
+from robust_transfer.presentation.tables import percent, without_marks
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def accuracy_curves(
 
 def spaced(label: str) -> str:
     """A network's label without subscripts, for instance ``R pgd→nat 18``."""
-    return re.sub(r"<sub>(.*?)</sub>", r" \1", label)
+    return re.sub(r"<sub>(.*?)</sub>", r" \1", without_marks(label))
 
 
 def interval(low: float, high: float, n: int) -> str:

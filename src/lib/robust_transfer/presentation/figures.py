@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from robust_transfer.evaluation.single_image import Surface
+from robust_transfer.presentation.tables import without_marks
 
 COLOURS = dict(
     zip(("nat", "fgsm", "fgsm_no_ll", "pgd"), sns.color_palette("colorblind"), strict=False)
@@ -29,7 +30,7 @@ def mathtext(label: str) -> str:
         defences = found[1].replace("_", r"\_").replace("→", r"{\to}")
         return rf"$R_{{\mathrm{{{defences}}}}}$"
 
-    return re.sub(r"R<sub>(.*?)</sub>", subscript, label)
+    return re.sub(r"R<sub>(.*?)</sub>", subscript, without_marks(label))
 
 
 def forest(gaps: pd.DataFrame) -> Figure:

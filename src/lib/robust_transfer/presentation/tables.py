@@ -1,6 +1,7 @@
 """Tables as a page shows them: HTML that scrolls, with the same numbers as a CSV file."""
 
 import base64
+import html
 import re
 from collections.abc import Collection
 
@@ -12,6 +13,13 @@ from robust_transfer.records.store import Record
 
 LONG = 24
 """Letters, without markup, up to which a row's label stays on one line."""
+OURS = re.compile(
+    "&lt;(wbr|/?(?:sub|sup|code|span|a)"
+    '|(?:sup|span|a)(?: (?:class|id|title)="[^"]*"| href="[.#][^":]*")+)&gt;'
+)
+"""Our own markup in a text, after it was escaped."""
+MARK = re.compile(r'<sup class="doubt" title="(.*?)">\?</sup>')
+"""What ``doubted`` puts behind a text."""
 
 
 def describe_attack(attack: PGD | None) -> str:
@@ -41,7 +49,7 @@ def network_minutes(records: Collection[Record], digits: int, measuring: float =
         measuring: seconds on top of those of the trainings.
     """
     seconds = sum(record.seconds for record in records) + measuring
-    devices = sorted({record.provenance["device"] for record in records})
+    devices = sorted({html.escape(record.provenance["device"]) for record in records})
     minutes = f"{seconds / 60:.{digits}f} network-minutes"
     return f"{len(records)} networks in {minutes} on {'; '.join(devices)}"
 
@@ -52,7 +60,7 @@ def show(table: pd.DataFrame, name: str = "table", data: pd.DataFrame | None = N
     The file is part of the page, so the link works wherever the page is read, and a table and its
     file cannot differ.
 
-    An empty table is said to be one.
+    An empty table is said to be one. Below it stands why numbers are doubted; see ``doubted``.
 
     Args:
         table: what is shown.
@@ -63,14 +71,36 @@ def show(table: pd.DataFrame, name: str = "table", data: pd.DataFrame | None = N
         return HTML("<p>This run has nothing to show here.</p>")
     text = plain(table if data is None else data).to_csv(float_format="%.6g")
     file = f"data:text/csv;base64,{base64.b64encode(text.encode()).decode()}"
-    shown = table.rename_axis([None] * table.index.nlevels).rename(index=_wrapping)
+    shown = table.map(as_html).rename(columns=as_html)
+    shown = shown.rename_axis([None] * table.index.nlevels).rename(index=_wrapping)
     shown = shown.to_html(escape=False, float_format="{:.1f}".format, border=0)
     link = f'<a class="csv" href="{file}" download="{name}.csv">{name}.csv</a>'
-    return HTML(f"{scrolling(shown)}\n{link}")
+    return HTML(f"{scrolling(shown)}{_reasons(table)}\n{link}")
+
+
+def _reasons(table: pd.DataFrame) -> str:
+    """Why numbers of a table are doubted, for below it; empty if none is."""
+    parts = table.index.to_frame(), table
+    labels, cells = ([str(value) for value in part.to_numpy().ravel()] for part in parts)
+    said = [f"{MARK.sub('', label)}: {why}" for label in labels for why in MARK.findall(label)]
+    said += [why for cell in cells for why in MARK.findall(cell)]
+    text = as_html(". ".join(dict.fromkeys(said)))
+    return f'\n<p class="doubts">? {text}.</p>' if said else ""
+
+
+def as_html(value: object) -> object:
+    """A text as HTML, in which nothing but our own markup is markup; other values as they are."""
+    return OURS.sub(r"<\1>", html.escape(value, quote=False)) if isinstance(value, str) else value
+
+
+def doubted(text: str, doubts: Collection[str]) -> str:
+    """A label or a number, with a mark that says why an evaluation behind it is doubted."""
+    return f'{text}<sup class="doubt" title="{"; ".join(doubts)}">?</sup>' if doubts else text
 
 
 def _wrapping(label: object) -> object:
     """A row's label that, if it is long, may break: the numbers beside it should be seen."""
+    label = as_html(label)
     if not isinstance(label, str) or len(re.sub("<.*?>", "", label)) <= LONG:
         return label
     return f'<span class="words">{re.sub("/(?=[a-z])(?![^<]*>)", "/<wbr>", label)}</span>'
@@ -91,7 +121,14 @@ def plain(table: pd.DataFrame) -> pd.DataFrame:
 
 def unmarked(value: object) -> object:
     """A network's label as plain text, for instance ``R_pgd→nat 18``; other values as they are."""
-    return re.sub(r"<sub>(.*?)</sub>", r"_\1", value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return without_marks(re.sub(r"<sub>(.*?)</sub>", r"_\1", value))
+
+
+def without_marks(text: str) -> str:
+    """The same text with a mere question mark where it is ``doubted``."""
+    return MARK.sub(" ?", text)
 
 
 def with_sd(values: pd.Series) -> str:
