@@ -17,6 +17,7 @@ from processes import descendants
 from robust_transfer import runner as runner_module
 from robust_transfer.attacks import PGD
 from robust_transfer.runner import Runner, count_batches, count_weights, time_batch
+from robust_transfer.training.engine import cores
 from robust_transfer.training.loop import TrainingConfig, load_data
 
 
@@ -62,6 +63,14 @@ def test_a_second_run_trains_nothing(finished, family, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_the_last_network_left_is_computed_with_as_many_threads_as_the_first(family, tmp_path):
+    runner, wanted = two_workers(tmp_path), [family["baseline"], family["surrogate"]]
+    threads = [record.provenance["threads"] for record in runner.train(wanted)]
+    assert threads == [max(1, cores() // 2)] * 2
+    shutil.rmtree(runner.store.folder(wanted[1]))
+    assert [record.provenance["threads"] for record in runner.train(wanted)] == threads
+
+
 def test_a_failure_is_named_with_what_needs_it_and_costs_nothing_else(
     finished, family, tiny, tmp_path, capsys
 ):
@@ -102,7 +111,7 @@ def test_a_worker_that_dies_is_named_and_the_others_go_on(tiny, tmp_path, capsys
     configs.append(tiny(name="heir", source=configs[1], strategy="head"))
     runner = Runner(results_dir=str(tmp_path), device="cpu", workers=workers)
     with pytest.raises(RuntimeError, match=r"^1 of 4 networks failed: wild: .*terminated abruptly"):
-        runner._run({config: partial(work, config) for config in configs}, "network")
+        runner._run({c: partial(work, c) for c in configs}, "network", {*configs})
     assert "4/4" in capsys.readouterr().out
 
 

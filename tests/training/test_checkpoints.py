@@ -18,6 +18,7 @@ from robust_transfer.records.store import Store, rounded
 from robust_transfer.training import engine
 from robust_transfer.training.checkpoints import (
     Progress,
+    before,
     history,
     load_checkpoint,
     save_checkpoint,
@@ -82,7 +83,9 @@ def test_a_killed_training_goes_on_and_ends_bit_equal(uninterrupted, tmp_path):
     assert output == "".join(f"epoch {k}\n" for k in range(done, config.epochs)), errors
     assert_same_network(config, store, expected)
     assert store.find(config).history.seconds[:done].tolist() == pytest.approx(seconds)
-    assert not checkpoint.exists()
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == [
+        *(".lock", "history.csv", "record.json", "weights.safetensors")
+    ]
 
 
 def load_history(checkpoint):
@@ -107,7 +110,8 @@ def test_a_full_disk_is_said_in_one_line_and_costs_one_epoch(uninterrupted, tmp_
     assert output == "epoch 0\nepoch 1\nepoch 2\n"
     message = errors.strip().splitlines()[-1]
     assert f"{folder / 'checkpoint.safetensors'}: the disk is full; free " in message
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "checkpoint.safetensors"]
+    kept = [".lock", "checkpoint-before.safetensors", "checkpoint.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == kept
     assert len(history(folder / "checkpoint.safetensors")) == 3
     store.get_or_train(config, "", torch.device("cpu"))
     assert_same_network(config, store, expected)
@@ -135,6 +139,7 @@ def test_what_a_damaged_checkpoint_says_of_itself_is_passed_over(tmp_path):
     for said in ({}, {"progress": "{", "threads": "x"}, {"progress": "[]", "threads": ""}):
         safetensors.torch.save_file({"w": torch.zeros(1)}, path, said)
         assert len(history(path)) == threads(path) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors.damaged"]
 
 
 def test_writing_makes_folders_and_a_readable_file_and_leaves_nothing_else(tmp_path):
@@ -226,16 +231,51 @@ def test_the_state_of_every_optimiser_comes_back_in_its_layout(tmp_path, make):
     assert len(loaded) == (0 if make is plain else len(list(model.parameters())))
 
 
-def test_a_checkpoint_from_before_other_optimisers_is_read(tmp_path):
-    model, optimizer, other, fresh = stepped_by(momentum)
-    tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors[f"momentum.{index}"] = slots["momentum_buffer"].contiguous()
-    metadata = {"identity": "me", "progress": '{"history": [{"epoch": 0}]}'}
-    safetensors.torch.save_file(tensors, tmp_path / "c", metadata)
-    assert load_checkpoint(tmp_path / "c", "me", other, fresh)[1].history == [{"epoch": 0}]
-    expected, loaded = (o.state_dict()["state"] for o in (optimizer, fresh))
-    torch.testing.assert_close(loaded, expected, rtol=0, atol=0, check_stride=True)
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_is_named_and_the_epoch_before_is_used(tmp_path, capsys):
+    model, optimizer = trained_a_little()
+    path = tmp_path / "checkpoint.safetensors"
+    for count in (1, 2, 3):
+        save_checkpoint(path, "me", model, optimizer, {}, Progress([{"epoch": 0}] * count))
+    whole = {p: p.read_bytes() for p in (path, before(path))}
+    size = len(whole[path])
+    header = int.from_bytes(whole[path][:8], "little") + 8
+    for position in [0, 7, *range(8, header, header // 40), *range(header, size, size // 20)]:
+        for file, content in whole.items():
+            file.write_bytes(content)
+        flip(path, position)
+        assert threads(path) == 1
+        assert load_checkpoint(path, "me", model, optimizer)[1].history == [{"epoch": 0}] * 2
+        assert f"set aside {path}" in capsys.readouterr().out
+    flip(before(path), 100)
+    assert load_checkpoint(path, "me", model, optimizer) is None
+
+
+def test_a_training_goes_on_from_the_epoch_before_a_flipped_bit(uninterrupted, tmp_path, capsys):
+    config, expected = uninterrupted
+    store, checkpoint = Store(tmp_path), Store(tmp_path).folder(config) / "checkpoint.safetensors"
+
+    def interrupt(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.get_or_train(config, "", torch.device("cpu"), interrupt)
+    flip(checkpoint, 50_000)
+    epochs = []
+    store.get_or_train(config, "", torch.device("cpu"), lambda row: epochs.append(row["epoch"]))
+    assert epochs == [2, 3, 4] and "its checksum is not the one in it" in capsys.readouterr().out
+    assert_same_network(config, store, expected)
+    left = {path.name for path in checkpoint.parent.iterdir()}
+    assert left == {
+        *(".lock", "history.csv", "record.json", "weights.safetensors"),
+        "checkpoint.safetensors.damaged",
+    }
 
 
 def truncate(path):
@@ -257,9 +297,9 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path, capsys, damage):
     save_checkpoint(path, "me", model, optimizer, {}, Progress([{"epoch": 0}]))
     damage(path)
     assert len(history(path)) == 0
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = {k: v.clone() for k, v in model.state_dict().items()}
     assert load_checkpoint(path, "me", model, optimizer) is None
-    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
     assert f"set aside {path} as {path.name}.damaged" in capsys.readouterr().out
     assert [p.name for p in tmp_path.iterdir()] == [f"{path.name}.damaged"]
 

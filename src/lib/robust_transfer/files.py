@@ -5,27 +5,38 @@ import hashlib
 import json
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 import filelock
 
+HALF = ".half"
+"""How names of files end that are being written; they are hidden, too."""
 
-def write_atomically(path: Path, content: bytes) -> None:
+
+def write_atomically(path: Path, content: bytes, before: Path | None = None) -> None:
     """Write a file so that at any moment either the old or the new one is there, whole.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        before: where the old one goes, instead of being gone.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=HALF)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
+        if before is not None and path.exists():
+            os.replace(path, before)
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
@@ -35,10 +46,25 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def lock(folder: Path) -> filelock.FileLock:
-    """Lock of a record's folder; the system frees it when its holder dies."""
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Be alone in a folder: wait for others, and remove what a killed one was writing.
+
+    The system frees the lock when its holder dies; a holder may take it again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(folder / ".lock")
+    alone = filelock.FileLock(folder / ".lock", is_singleton=True)
+    try:
+        alone.acquire(blocking=False)
+    except filelock.Timeout:
+        print(f"{folder}: another process is at work here; waiting for it", flush=True)
+        alone.acquire()
+    try:
+        for half in folder.glob(f".*{HALF}"):
+            half.unlink(missing_ok=True)
+        yield
+    finally:
+        alone.release()
 
 
 def write_sealed(path: Path, content: dict) -> None:

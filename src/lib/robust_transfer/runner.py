@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -40,10 +40,13 @@ Jobs = dict[TrainingConfig, Callable[[], object]]
 """Networks, sources first, each with what a worker does for it."""
 Wish = tuple[TrainingConfig, MeasurementConfig]
 """A network, and what is to be measured on it."""
+Asked = Set[TrainingConfig]
+"""All networks that a call is to have ready in the end, finished ones too."""
 POLL_SECONDS = 5
 """Between two looks at how far networks are; each is an output of a cell under papermill."""
-BYTES_PER_WEIGHT = 16
-"""Disk that a network needs at most: weights, momenta and best state of a checkpoint, a record."""
+BYTES_PER_WEIGHT = 40
+"""Disk that a network needs at most: a record, and weights, momenta and best state three times,
+in the checkpoint, in that of the epoch before, and in the one that is being written."""
 
 
 class Runner(Config):
@@ -106,11 +109,15 @@ class Runner(Config):
             ValueError, OSError: settings, data or disk that cannot work, before any training.
             RuntimeError: some networks failed; what is finished stays.
         """
+        self._train(configs, weights, lineages(configs))
+        return [self.store.find(config) for config in configs]
+
+    def _train(self, configs: list[TrainingConfig], weights: bool, asked: Asked) -> None:
         while missing := self.missing(configs, weights):  # a new source voids old transfers
             self._announce(missing)
             where = self.data_dir, self.torch_device
-            self._run({c: partial(self.store.get_or_train, c, *where) for c in missing}, "epoch")
-        return [self.store.find(config) for config in configs]
+            jobs = {c: partial(self.store.get_or_train, c, *where) for c in missing}
+            self._run(jobs, "epoch", asked)
 
     def evaluate(self, configs: list[TrainingConfig], how: EvaluationConfig) -> list[Evaluation]:
         """Measure the accuracies of finished networks; return all of them, see ``measure``.
@@ -141,7 +148,7 @@ class Runner(Config):
             for how in {how for _, how in absent}:
                 how.prepare(self.store, *where)
             jobs = {c: partial(how.get_or_measure, self.store, c, *where) for c, how in absent}
-            self._run(jobs, "network")
+            self._run(jobs, "network", {config for config, _ in wanted})
         found = [(how, how.find(self.store, config)) for config, how in wanted]
         for how in {how for how, _ in found}:
             same_images(result for other, result in found if other == how)
@@ -149,12 +156,15 @@ class Runner(Config):
 
     def _trained(self, wanted: Sequence[Wish]) -> list[Wish]:
         """What is not measured yet, all of it trained; a source or surrogate anew adds to it."""
+
+        def networks(of: Sequence[Wish]) -> list[TrainingConfig]:
+            return [network for config, how in of for network in how.networks(config).values()]
+
         while True:
             absent = [(c, how) for c, how in wanted if how.find(self.store, c) is None]
-            needed = [network for c, how in absent for network in how.networks(c).values()]
-            if not self.missing(needed, weights=True):
+            if not self.missing(networks(absent), weights=True):
                 return absent
-            self.train(needed, weights=True)
+            self._train(networks(absent), True, lineages(networks(wanted)))
 
     def _announce(self, missing: list[TrainingConfig]) -> None:
         """Find out what cannot work before hours are spent, and say what will run."""
@@ -175,17 +185,20 @@ class Runner(Config):
         duration = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
         print(f"{about} {duration} on {device.type}", flush=True)
 
-    def _run(self, jobs: Jobs, unit: str) -> None:
+    def _run(self, jobs: Jobs, unit: str, asked: Asked) -> None:
         """Do the job of every network once its source is done, several at a time.
 
         Args:
             jobs: what worker processes do.
+            asked: all networks that are to be there in the end. Their number decides how many
+                threads compute each of them, so that none comes out another way, in its last
+                digits, when a run that was killed has only a few left.
             unit: of the progress bar: ``network``, or ``epoch``, of which a running network reports
                 its share.
         """
         sizes = {config: config.epochs if unit == "epoch" else 1 for config in jobs}
         workers = self.workers or (engine.cores() if self.torch_device.type == "cpu" else 1)
-        crew = Crew(jobs, workers)
+        crew = Crew(jobs, min(workers, len(asked)))
         bar = tqdm(total=sum(sizes.values()), unit=unit, file=sys.stdout, ncols=88)
         try:
             while crew.waiting or crew.running:
@@ -220,7 +233,7 @@ class Crew:
     """
 
     def __init__(self, jobs: Jobs, workers: int) -> None:
-        self.jobs, self.workers = jobs, min(workers, len(jobs))
+        self.jobs, self.workers = jobs, workers
         self.waiting, self.done = list(jobs), []
         self.running, self.failed, self.suspects = {}, {}, set()
         self.pool = self._new_pool()
@@ -256,6 +269,12 @@ class Crew:
             if error is not None and config not in again:
                 traceback.print_exception(error)
                 self.failed[config] = f"{config.name}: {error}"
+
+
+def lineages(configs: Sequence[TrainingConfig]) -> Asked:
+    """Networks with the sources that they are trained from."""
+    sources = {config.source for config in configs if config.source}
+    return {*configs} | (lineages([*sources]) if sources else set())
 
 
 def count_weights(config: TrainingConfig) -> int:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from robust_transfer import paths
 from robust_transfer.data.images import Images
-from robust_transfer.files import lock
+from robust_transfer.files import HALF, lock
 
 LEAST = 2**24
 """Bytes of pixels from which on images are kept; fewer are decoded in a second or two."""
@@ -56,7 +56,7 @@ def _read(path: Path) -> Images | None:
 
 def _write(path: Path, images: Images) -> Images:
     """Keep images, where there is room for them."""
-    half = path.with_name(f".{path.name}")
+    half = path.with_name(f".{path.name}{HALF}")
     tensors = {"pixels": images.pixels, "labels": images.labels}
     with suppress(OSError, SafetensorError):
         safetensors.torch.save_file(tensors, half, {"fingerprint": images.fingerprint})

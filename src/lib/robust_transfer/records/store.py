@@ -21,7 +21,7 @@ from robust_transfer.networks.registry import build
 from robust_transfer.networks.states import load_state
 from robust_transfer.records.provenance import provenance
 from robust_transfer.training import engine
-from robust_transfer.training.checkpoints import history, threads
+from robust_transfer.training.checkpoints import history, remove, threads
 from robust_transfer.training.loop import OnEpoch, TrainingConfig, load_data, quiet, train
 
 RECORD, HISTORY, WEIGHTS = "record.json", "history.csv", "weights.safetensors"
@@ -183,6 +183,8 @@ class Store:
     ) -> dict:
         """Return the sealed record beside a network's that says what is ``expected``, or make it.
 
+        A second process that asks for the same one waits for the first.
+
         Args:
             config: the network.
             name: the record's file.
@@ -190,9 +192,12 @@ class Store:
             compute: gives the whole record but for its provenance.
             device: what it computes on.
         """
-        if (content := self.read_beside(config, name, expected)) is None:
-            content = compute() | {"provenance": provenance(device)}
-            files.write_sealed(self.folder(config) / name, content)
+        if (content := self.read_beside(config, name, expected)) is not None:
+            return content
+        with files.lock(self.folder(config)):
+            if (content := self.read_beside(config, name, expected)) is None:
+                content = compute() | {"provenance": provenance(device)}
+                files.write_sealed(self.folder(config) / name, content)
         return content
 
     def get_or_train(
@@ -214,7 +219,7 @@ class Store:
                 with engine.on_threads(threads(checkpoint)):  # other sums would round otherwise
                     done = train(config, images, device, checkpoint, source_state, on_epoch)
                     record = self._finish(config, *done, images, device, source, source_state)
-                checkpoint.unlink(missing_ok=True)
+                remove(checkpoint)
         return record
 
     def _finish(self, config, best, progress, images, device, source, source_state) -> Record:
