@@ -27,6 +27,7 @@ ends with one line and exit code 2, what fails later with exit code 1.
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -42,20 +43,25 @@ import numpy as np
 import pandas as pd
 
 from robust_transfer import paths
+from robust_transfer.config import Parser, say
 from robust_transfer.data.registry import load
 from robust_transfer.davchev2019 import experiment
 from robust_transfer.davchev2019.experiment import Network, Profile
 from robust_transfer.evaluation import accuracies
 from robust_transfer.evaluation.accuracies import Evaluation, EvaluationConfig
 from robust_transfer.files import write_atomically
-from robust_transfer.records.store import CHECKPOINT, HISTORY
+from robust_transfer.records.store import CHECKPOINT, HISTORY, RECORD, WEIGHTS
 from robust_transfer.runner import Runner
 from robust_transfer.training.checkpoints import history
 
 PACK_BYTES, PACKS = 16 << 20, 4
 """What comes back: so many files of at most so many bytes."""
-LEFT_OUT = (".*", "*.damaged", "examples-*", f"{paths.DECODED.name}/*")
-"""Locks, files half written and damaged ones, and what is made anew in seconds."""
+PACKED = re.compile(
+    r"[a-z0-9_-]+/"
+    rf"({re.escape(RECORD)}|{re.escape(HISTORY)}|{re.escape(WEIGHTS)}|{re.escape(CHECKPOINT)}"
+    r"|(evaluation|budgets)-[0-9a-f]{16}\.json)"
+)
+"""Files of networks. Locks, damaged files and what is made anew in seconds are left out."""
 MEMORY, ROOM = Path("/dev/shm"), 1 << 30
 """Where results are until they are packed, if so many bytes are free there."""
 SERVICE = "nvidia-cuda-mps-control"
@@ -128,7 +134,7 @@ def pack(results: Path, packs: Path, home: Collection[str] = ()) -> list[Path]:
     folders: dict[Path, list[Path]] = {}
     for path in sorted(results.glob("*/*")):
         known = f"{path.parent.name}/{path.name}" in home and path.name != CHECKPOINT
-        if not known and not any(path.match(pattern) for pattern in LEFT_OUT):
+        if not known and PACKED.fullmatch(path.relative_to(results).as_posix()):
             folders.setdefault(path.parent, []).append(path)
     filled: list[list[Path]] = [[] for _ in range(PACKS)]
     rooms, left = [PACK_BYTES - tarfile.RECORDSIZE] * PACKS, []
@@ -154,20 +160,31 @@ def unpack(packs: Path, results: Path) -> None:
     """Take packs apart; files that are there stay, but for a checkpoint that has fewer epochs.
 
     Raises:
-        ValueError: a pack is damaged, or would write outside the folder; names it.
+        ValueError: a pack is damaged, larger than packs are, or holds what no pack holds.
     """
     for path in sorted(packs.glob("pack-*.tar")):
         with tempfile.TemporaryDirectory() as folder:
             try:
-                with tarfile.open(path) as tar:
-                    tar.extractall(folder, filter="data")
-            except tarfile.TarError as error:
+                _extract(path, Path(folder))
+            except (tarfile.TarError, OSError) as error:
                 raise ValueError(f"{path}: not a readable pack, copy it anew ({error})") from None
             for new in sorted(Path(folder).glob("*/*")):
                 there = results / new.relative_to(folder)
                 further = new.name == CHECKPOINT and len(history(new)) > len(history(there))
                 if further or not there.exists():
                     write_atomically(there, new.read_bytes())
+
+
+def _extract(pack: Path, folder: Path) -> None:
+    """Write the files of networks that a pack holds to a folder."""
+    with tarfile.open(pack, "r:") as tar:
+        members = tar.getmembers()
+        if sum(member.size for member in members) > PACK_BYTES:
+            raise ValueError(f"{pack}: unpacks to more than {PACK_BYTES >> 20} MiB")
+        for member in members:
+            if not member.isfile() or not PACKED.fullmatch(member.name):
+                raise ValueError(f"{pack}: {member.name!r} is no file of a network")
+            write_atomically(folder / member.name, tar.extractfile(member).read())
 
 
 def check(network: Network, how: EvaluationConfig, found: Evaluation, runner: Runner) -> str:
@@ -225,7 +242,7 @@ def run(options: argparse.Namespace, runner: Runner, given: list[str]) -> int:
     """Do what was ``given`` in a process that is ended after some seconds, and pack the results."""
     end = time.monotonic() + options.seconds
     results, packs = Path(runner.results_dir), Path(options.packs)
-    home = Path(options.home).read_text().split() if options.home else ()
+    home = Path(options.home).read_text(encoding="utf-8").split() if options.home else ()
     unpack(packs, results)
     told = {folder: len(rows) for folder, rows in histories(results)}
     arguments = ["work" if word == "run" else word for word in given]
@@ -305,7 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parser().parse_args(given)
         profile, runner = _checked(options)
     except (ValueError, OSError) as error:
-        return _say(error, 2)
+        return say(error, 2)
     try:
         if options.command == "run":
             return run(options, runner, given)
@@ -315,13 +332,8 @@ def main(arguments: list[str] | None = None) -> int:
             missing = ", ".join(file(profile, Path(options.packs), runner, options.networks))
             print(f"not finished yet: {missing}" if missing else "everything is published")
     except (ValueError, OSError, RuntimeError) as error:
-        return _say(error, 1)
+        return say(error, 1)
     return 0
-
-
-def _say(error: Exception, code: int) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
 
 
 def _checked(options: argparse.Namespace) -> tuple[Profile, Runner]:
@@ -354,13 +366,6 @@ def _checked(options: argparse.Namespace) -> tuple[Profile, Runner]:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Names what it refuses in one line."""
-
-    def error(self, message: str) -> None:
-        raise ValueError(message)
-
-
 def _whole(least: int) -> Callable[[str], int]:
     """A whole number from ``least`` on."""
 
@@ -373,7 +378,7 @@ def _whole(least: int) -> Callable[[str], int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="scripts.away",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,11 +1,14 @@
 """A run on a borrowed machine: stopped by the clock, packed, gone on with elsewhere, filed."""
 
+import io
 import json
+import lzma
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 
 import pytest
 import safetensors.torch
@@ -26,13 +29,14 @@ TINY |= {
     "batch_size": 32,
 }
 NETWORKS = ["pgd", "nat-pgd-head"]
+EVALUATION = "evaluation-0123456789abcdef.json"
 
 
 @pytest.fixture(scope="module")
 def borrowed(tmp_path_factory):
     """A profile, and folders of a borrowed machine and of home."""
     root = tmp_path_factory.mktemp("borrowed")
-    (root / "profiles").mkdir()
+    shutil.copytree(paths.PROFILES, root / "profiles")
     smoke = yaml.safe_load((paths.PROFILES / "smoke.yaml").read_text())
     (root / "profiles" / "away.yaml").write_text(yaml.safe_dump(smoke | TINY))
     return root
@@ -42,6 +46,7 @@ def borrowed(tmp_path_factory):
 def there(borrowed, monkeypatch):
     """Call the script with its profile and publication kept apart from the project's."""
     monkeypatch.setattr(paths, "PUBLISHED", borrowed / "published")
+    monkeypatch.setattr(paths, "PROFILES", borrowed / "profiles")
 
     def call(command, machine, *arguments):
         shared = ["--profile", str(borrowed / "profiles" / "away.yaml"), "--workers", "1"]
@@ -97,7 +102,7 @@ def file(tmp_path):
     ("arguments", "message"),
     [
         (["--home", "nowhere"], "home = 'nowhere': no such file"),
-        (["--profile", "slow"], "profile = 'slow': allowed are fast, .*, or a file"),
+        (["--profile", "slow"], "profile = 'slow': allowed are away, fast, .*, or a file"),
         (["--networks", "pgd", "gpd"], "networks = 'gpd': allowed are fgsm, "),
         (["--data-dir", "nowhere"], "data_dir = 'nowhere': no such folder"),
         (["--profile", "fast"], "data_dir = '': cifar100 needs the folder of its images"),
@@ -141,6 +146,35 @@ def test_packs_that_did_not_come_and_damaged_ones_are_named(there, borrowed, tmp
     assert not (borrowed / "never").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "size", "said"),
+    [
+        ("../a/record.json", tarfile.REGTYPE, 1, "'../a/record.json' is no file of a network"),
+        ("/a/record.json", tarfile.REGTYPE, 1, "'/a/record.json' is no file of a network"),
+        ("a/b/record.json", tarfile.REGTYPE, 1, "'a/b/record.json' is no file of a network"),
+        ("a/program.py", tarfile.REGTYPE, 1, "'a/program.py' is no file of a network"),
+        ("a/record.json", tarfile.SYMTYPE, 0, "'a/record.json' is no file of a network"),
+        ("a/record.json", tarfile.REGTYPE, 40_960, "unpacks to more than 0 MiB"),
+    ],
+)
+def test_a_pack_that_is_none_is_refused(tmp_path, monkeypatch, name, kind, size, said):
+    monkeypatch.setattr(away, "PACK_BYTES", 40_959)
+    member = tarfile.TarInfo(name)
+    member.type, member.size, member.linkname = kind, size, "/etc/hostname"
+    with tarfile.open(tmp_path / "pack-0.tar", "w") as tar:
+        tar.addfile(member, io.BytesIO(b"x" * size))
+    with pytest.raises(ValueError, match=f"pack-0.tar: {re.escape(said)}$"):
+        away.unpack(tmp_path, tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
+def test_a_pack_that_would_unpack_to_more_than_itself_is_refused(tmp_path):
+    content = lzma.compress(bytes(10 << 20))
+    (tmp_path / "pack-0.tar").write_bytes(content)
+    with pytest.raises(ValueError, match=r"pack-0\.tar: not a readable pack, copy it anew"):
+        away.unpack(tmp_path, tmp_path / "there")
+
+
 @pytest.mark.slow
 def test_outcomes_that_are_not_the_networks_are_refused(there, borrowed, capfd):
     there("run", "first")
@@ -180,7 +214,7 @@ def test_what_does_not_fit_is_named_and_is_not_a_finished_record(tmp_path, monke
 
 
 def test_what_came_home_stays_where_it_is_but_a_checkpoint_moves_on(tmp_path):
-    for name in ("a/record.json", "a/evaluation-1.json", "b/checkpoint.safetensors"):
+    for name in ("a/record.json", f"a/{EVALUATION}", "b/checkpoint.safetensors"):
         path = tmp_path / "results" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
@@ -188,7 +222,7 @@ def test_what_came_home_stays_where_it_is_but_a_checkpoint_moves_on(tmp_path):
     assert not away.pack(tmp_path / "results", tmp_path / "packs", home)
     away.unpack(tmp_path / "packs", tmp_path / "there")
     found = sorted(p.relative_to(tmp_path / "there") for p in (tmp_path / "there").glob("*/*"))
-    assert list(map(str, found)) == ["a/evaluation-1.json", "b/checkpoint.safetensors"]
+    assert list(map(str, found)) == [f"a/{EVALUATION}", "b/checkpoint.safetensors"]
 
 
 @pytest.mark.parametrize(("brought", "stays"), [(2, 2), (1, 1), (0, 1)])
@@ -208,7 +242,7 @@ def test_a_pack_full_of_small_files_is_no_larger_than_allowed(tmp_path, monkeypa
     for number in range(100):
         folder = tmp_path / "results" / f"network-{number}"
         folder.mkdir(parents=True)
-        for name in ("record.json", "history.csv", "evaluation.json"):
+        for name in ("record.json", "history.csv", EVALUATION):
             (folder / name).write_bytes(b"x" * 700)
     assert away.pack(tmp_path / "results", tmp_path / "packs")
     packs = list((tmp_path / "packs").iterdir())

@@ -16,6 +16,8 @@ from processes import descendants
 
 from robust_transfer import runner as runner_module
 from robust_transfer.attacks import PGD
+from robust_transfer.data.layouts import Drawn
+from robust_transfer.data.registry import load, load_divided
 from robust_transfer.runner import Runner, count_batches, count_weights, time_batch
 from robust_transfer.training.engine import cores
 from robust_transfer.training.loop import TrainingConfig, load_data
@@ -69,6 +71,43 @@ def test_the_last_network_left_is_computed_with_as_many_threads_as_the_first(fam
     assert threads == [max(1, cores() // 2)] * 2
     shutil.rmtree(runner.store.folder(wanted[1]))
     assert [record.provenance["threads"] for record in runner.train(wanted)] == threads
+
+
+def forget_images():
+    load.cache_clear()
+    load_divided.cache_clear()
+
+
+def test_records_of_other_images_are_never_returned_without_a_word(
+    family, how, tmp_path, monkeypatch, request
+):
+    request.addfinalizer(forget_images)
+    runner, wanted = two_workers(tmp_path), [family["baseline"]]
+    runner.train([family["baseline"], family["surrogate"]])
+    runner.evaluate(wanted, how)
+    drawn = Drawn.find
+
+    def turned(self, split, count, data_dir):
+        pictures, labels = drawn(self, split, count, data_dir)
+        return pictures[::-1], labels[::-1].copy()
+
+    def with_other(split):
+        forget_images()
+        monkeypatch.setattr(
+            Drawn, "find", lambda self, asked, *rest: (turned if asked == split else drawn)(
+                self, asked, *rest
+            )
+        )  # fmt: skip
+
+    with_other("train")
+    for attempt in (lambda: runner.train(wanted), lambda: runner.evaluate(wanted, how)):
+        with pytest.raises(ValueError, match=r"data_dir = '': \w+ was trained on other images of"):
+            attempt()
+    with_other("test")
+    with pytest.raises(ValueError, match="evaluations are of different test images"):
+        runner.evaluate(wanted, how)
+    with_other("none")
+    assert runner.train(wanted) and runner.evaluate(wanted, how)
 
 
 def test_a_failure_is_named_with_what_needs_it_and_costs_nothing_else(

@@ -195,6 +195,7 @@ def test_table_1_is_published_once_nothing_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "published")
     profile = experiment.read_profile(paths.PROFILES / "smoke.yaml")
     table = paths.PUBLISHED / "smoke" / experiment.TABLE
+    monkeypatch.setattr(pipeline, "check_known", lambda *_: None)
     missing = pipeline.publish(profile.model_copy(update={"further_seeds": (2,)}), store)
     assert {"glyphs20-pgd, seed 2", "pgd, seed 2", "evaluation of pgd, seed 2"} < {*missing}
     assert all("seed 2" in name for name in missing) and not table.exists()
@@ -241,12 +242,17 @@ def test_tidy_keeps_no_path_nor_time_of_this_machine_and_folds_what_was_set():
         metadata={"tags": ["parameters"]},
     )
     given = nbformat.v4.new_code_cell(
-        "# Parameters\nseed = 1\nimage = None\n", metadata={"tags": ["injected-parameters"]}
+        "# Parameters\nseed = 1\nimage = None\ndata_dir = '/home/me/images'\n"
+        f"results_dir = '{paths.ROOT}/results'\n",
+        metadata={"tags": ["injected-parameters"]},
     )
     cell = nbformat.v4.new_code_cell(
         "protocol, runner = settings(globals())",
         metadata={"papermill": {"duration": 1}, "execution": {}},
-        outputs=[nbformat.v4.new_output("stream", name="stdout", text=text)],
+        outputs=[
+            nbformat.v4.new_output("stream", name="stdout", text=text),
+            nbformat.v4.new_output("execute_result", {"text/html": "<p>/home/me/images/a.png</p>"}),
+        ],
     )
     notebook = nbformat.v4.new_notebook(
         cells=[question, default, given, cell], metadata={"papermill": {"path": "/x"}}
@@ -254,7 +260,8 @@ def test_tidy_keeps_no_path_nor_time_of_this_machine_and_folds_what_was_set():
     pipeline.tidy(notebook)
     assert notebook.metadata == {}
     assert notebook.cells == [question, given, cell]
-    assert given.source == "# Parameters\nseed = 1"
+    assert given.source == "# Parameters\nseed = 1\ndata_dir = 'DIR'\nresults_dir = 'results'"
     assert [c.metadata["tags"] for c in (given, cell)] == [["hide-input"]] * 2
     assert given.metadata["mystnb"] != cell.metadata["mystnb"]  # two boxes, told apart
     assert cell.outputs[0].text == "wrote results/a\n"
+    assert cell.outputs[1].data["text/html"] == "<p>DIR/a.png</p>"

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from robust_transfer.attacks import PGD, ThreatModel, fgsm
+from robust_transfer.data.images import Images
 from robust_transfer.data.registry import load
 from robust_transfer.evaluation import accuracies, measurement, packing, single_image
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation, EvaluationConfig
@@ -271,11 +272,20 @@ def test_black_box_examples_follow_the_test_images(store, family, how, monkeypat
     assert not torch.equal(again, first)
 
 
-def test_evaluations_of_different_images_are_not_set_side_by_side():
-    one, other = (Evaluation({}, {"data": digit * 64}) for digit in "ab")
-    measurement.same_images([one, one])
-    with pytest.raises(ValueError, match=r"different test images, with fingerprints aaa.*, bbb.*"):
-        measurement.same_images([one, other])
+def test_evaluations_of_other_images_are_not_set_side_by_side_nor_returned(how):
+    here = load("glyphs10", "test", how.test_size).fingerprint
+    one, other = (Evaluation({}, {"data": digest}) for digest in (here, "b" * 64))
+    measurement.same_images(how, [one, one], "")
+    for found in ([one, other], [other, other]):  # the latter are not of the images at hand
+        with pytest.raises(ValueError, match=r"different test images, with fingerprints .*, bbb"):
+            measurement.same_images(how, found, "")
+
+
+def test_independent_labels_are_refused_where_an_image_is_right_or_wrong(how, model):
+    images = load("glyphs10", "test", 20)
+    many = Images.of(images.pixels, torch.zeros(20, 10))
+    with pytest.raises(ValueError, match=r"labels have shape \(20, 10\): allowed is \(N,\)"):
+        accuracies.outcomes(model, many, how.attacks, {})
 
 
 @pytest.mark.parametrize("keep", [-100, 0], ids=["truncated", "empty"])

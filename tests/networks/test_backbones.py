@@ -178,9 +178,10 @@ def offline(monkeypatch, tmp_path):
     return tmp_path / "hub" / "checkpoints"
 
 
-def test_published_weights_are_read_from_the_download_folder(offline):
+def test_published_weights_are_read_from_the_download_folder(offline, monkeypatch):
     published = random_network("densenet121")
     torch.save(published.state_dict(), offline / "densenet121-a639ec97.pth")
+    monkeypatch.setattr(backbones, "sha256", lambda file: "a639ec97" + 56 * "0")
     first, same, other = (
         build("imagenet_densenet121", 7, seed, pretrained=True) for seed in (1, 1, 2)
     )
@@ -205,6 +206,27 @@ def test_unusable_published_weights_say_where_to_put_which_file(offline, content
     url = "https://download.pytorch.org/models/densenet121-a639ec97.pth"
     assert str(caught.value).endswith(f"; download {url} and put it at {file}")
     assert "\n" not in str(caught.value)
+
+
+class Program:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, file) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return type(self.file).touch, (self.file,)
+
+
+def test_published_weights_are_those_of_their_hash_and_no_program(offline, tmp_path):
+    file = offline / "densenet121-a639ec97.pth"
+    torch.save(random_network("densenet121").state_dict(), file)
+    with pytest.raises(OSError, match=r"\(its hash is not the one in its name\); download "):
+        build("imagenet_densenet121", 7, 1, pretrained=True)
+    torch.save(Program(tmp_path / "run"), file)
+    with pytest.raises(OSError, match=r"no weights of densenet121 \(UnpicklingError\)"):
+        build("imagenet_densenet121", 7, 1, pretrained=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_without_published_weights_is_named_with_those_that_have():

@@ -1,15 +1,20 @@
 """A finished network is found, a damaged one named and computed anew, a published one kept."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from subprocess import PIPE
 
+import conftest
 import pytest
 import safetensors.torch
 import torch
 from conftest import reweigh
 
-from robust_transfer import files
+from robust_transfer import files, paths
 from robust_transfer.files import sha256, write_atomically, write_sealed
 from robust_transfer.records.provenance import commit
 from robust_transfer.records.store import HISTORY, RECORD, WEIGHTS, Store, rounded
@@ -303,6 +308,60 @@ def test_a_look_during_the_last_write_does_not_damage_a_network_trained_anew(
     monkeypatch.setattr(files, "write_atomically", write_and_look)
     store.get_or_train(config, "", CPU)
     assert store.find(config) is not None
+
+
+def test_a_record_of_a_later_version_is_named_and_left_alone(store, family):
+    config = family["baseline"]
+    path = store.folder(config) / RECORD
+    content = json.loads(path.read_text())
+    conftest.alter(path, config=content["config"] | {"ema": 0.999})
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"^{path}: config: unknown parameter ema; known: att"):
+        store.find(config)
+    assert path.read_bytes() == before
+
+
+def test_only_known_files_are_taken_from_a_record(store, family):
+    path = store.folder(family["baseline"]) / RECORD
+    content = json.loads(path.read_text())
+    conftest.alter(path, sha256=content["sha256"] | {"../../stolen": "0" * 64})
+    with pytest.raises(ValueError, match=f"^{path}: sha256.../../stolen"):
+        store.find(family["baseline"])
+
+
+def test_what_a_kill_was_writing_goes_under_the_lock(tmp_path):
+    for name in (".weights.safetensors-x8f.half", ".record.json-1.half"):
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / "record.json").write_bytes(b"whole")
+    with files.lock(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", "record.json"}
+        with files.lock(tmp_path):  # its holder may take it again
+            pass
+
+
+def test_a_second_one_waits_for_the_lock_and_says_so(tmp_path, capfd):
+    program = "import sys; from pathlib import Path; from robust_transfer.files import lock\n"
+    program += "with lock(Path(sys.argv[1])): print('in', flush=True)"
+    with files.lock(tmp_path):
+        other = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=PIPE)
+        waits = f"{tmp_path}: another process is at work here; waiting for it\n"
+        assert other.stdout.readline().decode() == waits and other.poll() is None
+    assert other.communicate(timeout=60)[0] == b"in\n"
+
+
+def test_the_commit_is_never_that_of_another_repository(tmp_path, monkeypatch):
+    quiet = {"cwd": tmp_path, "check": True, "capture_output": True}
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init"], ["add", "."], [*who, "commit", "--allow-empty", "-m", "another"]):
+        subprocess.run(["git", *words], **quiet)
+    copy = tmp_path / "copied" / "src" / "lib" / "robust_transfer"
+    shutil.copytree(paths.ROOT / "src/lib/robust_transfer", copy)
+    program = "from robust_transfer.records.provenance import commit; print(commit())"
+    environment = os.environ | {"PYTHONPATH": str(copy.parent)}
+    environment.pop("COMMIT", None)
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "unknown\n"
 
 
 def test_without_git_the_environment_says_the_commit(monkeypatch, tmp_path):

@@ -1,6 +1,6 @@
 """Command line: run the pipeline, build the published book, or publish records."""
 
-import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -8,14 +8,24 @@ import papermill
 
 from robust_transfer import paths
 from robust_transfer.book import pipeline
+from robust_transfer.config import Parser, say
 from robust_transfer.davchev2019 import experiment
 from robust_transfer.myakala2022.experiment import published_study, read_study
 from robust_transfer.records.store import Store
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit code, 1 with one line on a failure that has a reason."""
-    options = _parser().parse_args(arguments)
+    """Run a command; returns the exit code.
+
+    It is 2 with one line for an option that is refused, and 1 with one for what failed.
+    """
+    os.environ["PYTHONUTF8"] = "1"  # for the notebooks' kernels and jupyter-book
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # what a terminal cannot show ends no run
+    try:
+        options = _parser().parse_args(arguments)
+    except ValueError as error:
+        return say(error, 2)
     try:
         as_published = options.published and not options.profile  # nothing is trained
         chosen = experiment.published_profile() if as_published else options.profile or "smoke"
@@ -29,11 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
         study = published_study() if as_published else _study_of(profile) or published_study()
         print(f"the book: {pipeline.run(profile, study, where)}")
     except papermill.PapermillExecutionError as error:
-        print(f"error: {error.ename}: {error.evalue}", file=sys.stderr)
-        return 1
+        return say(f"{error.ename}: {error.evalue}", 1)
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return say(error, 1)
     return 0
 
 
@@ -56,8 +64,8 @@ def _publish(profile: Path, results_dir: str) -> None:
             print(f"not finished yet: {', '.join(missing)}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="robust_transfer", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="robust_transfer", description=__doc__)
     parser.add_argument("command", choices=("run", "publish"))
     parser.add_argument(
         "--profile", help="name or file; else smoke, or the published book's with --published"

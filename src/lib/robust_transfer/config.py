@@ -3,13 +3,23 @@
 Errors are one line each; they name the parameter, its value and what is allowed.
 """
 
+import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import Annotated, NoReturn
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
+
+MOST = 10_000_000
+"""Images, epochs, steps: more than that is a slip."""
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What the generators of NumPy and PyTorch take."""
+Side = Annotated[int, Field(ge=0, le=4096)]
+"""Of images, in pixels; 0 is the data set's own."""
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -19,7 +29,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise ValueError(_one_line(type(self), error)) from None
+            raise ValueError(one_line(type(self), error)) from None
 
     @property
     def hash(self) -> str:
@@ -31,7 +41,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _one_line(config: type[Config], error: ValidationError) -> str:
+def one_line(config: type[BaseModel], error: ValidationError) -> str:
+    """What is wrong with which field, in one line."""
     complaints = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
@@ -41,7 +52,8 @@ def _one_line(config: type[Config], error: ValidationError) -> str:
         elif problem["type"] == "missing":
             message = f"{name} is required"
         elif name:  # else the message names it; where it does too, the field's own name counts
-            given = f" = {problem['input']!r}: "
+            inner = isinstance(problem["input"], dict)  # whose own field the message names
+            given = ": " if inner else f" = {problem['input']!r}: "
             message = f"{name}{given}{message.partition(given)[2] or message}"
             if problem["type"] == "less_than_equal" and "epsilon" in name:
                 message += f" on the [0, 1] scale; {problem['input']:g} of 256 levels is "
@@ -66,12 +78,40 @@ def read(kind: type[Config], path: Path | str) -> Config:
             allowed.
     """
     try:
-        given = yaml.safe_load(Path(path).read_text()) or {}
-    except yaml.YAMLError as error:
+        given = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
         raise ValueError(f"{path}: a {type(given).__name__}; allowed are lines of name: value")
-    config, name = kind(**given), kind.__name__.lower()
+    if others := [key for key in given if not isinstance(key, str)]:
+        raise ValueError(f"{path}: {others[0]!r} is no name; allowed are lines of name: value")
+    try:
+        config, name = kind(**given), kind.__name__.lower()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if name not in given:  # the default's would stand under numbers of another scale
         raise ValueError(f"{path}: a {name} gives its name; {name} is missing")
     return config
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML, in which no name may stand twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.YAMLError(f"{twice[0]} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line that names what it refuses in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def say(error: Exception | str, code: int) -> int:
+    """Print an error in one line; returns the exit code that is given."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code

@@ -80,7 +80,7 @@ def read_sealed(path: Path) -> dict:
         ValueError, KeyError, AttributeError: it is damaged.
         FileNotFoundError: there is none.
     """
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     if content.pop("seal") != _seal(content):
         raise ValueError("its content was altered")
     return content

@@ -109,12 +109,13 @@ class Runner(Config):
             ValueError, OSError: settings, data or disk that cannot work, before any training.
             RuntimeError: some networks failed; what is finished stays.
         """
+        self._check_images(lineages(configs))
         self._train(configs, weights, lineages(configs))
         return [self.store.find(config) for config in configs]
 
     def _train(self, configs: list[TrainingConfig], weights: bool, asked: Asked) -> None:
         while missing := self.missing(configs, weights):  # a new source voids old transfers
-            self._announce(missing)
+            self.announce(missing, weights)
             where = self.data_dir, self.torch_device
             jobs = {c: partial(self.store.get_or_train, c, *where) for c in missing}
             self._run(jobs, "epoch", asked)
@@ -141,6 +142,8 @@ class Runner(Config):
             RuntimeError: some networks failed; what is finished stays.
             ValueError: stored measurements of a task are of other test images than the others.
         """
+        asked = [n for config, how in wanted for n in how.networks(config).values()]
+        self._check_images(lineages(asked))
         if absent := self._trained(wanted):
             size = max(how.test_size for _, how in absent)
             print(f"measuring {len(absent)} networks on up to {size} test images", flush=True)
@@ -151,7 +154,7 @@ class Runner(Config):
             self._run(jobs, "network", {config for config, _ in wanted})
         found = [(how, how.find(self.store, config)) for config, how in wanted]
         for how in {how for how, _ in found}:
-            same_images(result for other, result in found if other == how)
+            same_images(how, [result for other, result in found if other == how], self.data_dir)
         return [result for _, result in found]
 
     def _trained(self, wanted: Sequence[Wish]) -> list[Wish]:
@@ -166,16 +169,39 @@ class Runner(Config):
                 return absent
             self._train(networks(absent), True, lineages(networks(wanted)))
 
-    def _announce(self, missing: list[TrainingConfig]) -> None:
-        """Find out what cannot work before hours are spent, and say what will run."""
+    def _check_images(self, asked: Asked) -> None:
+        """Raise ValueError where a finished network was trained on other images than those here."""
+        for config in sorted(asked, key=lambda config: (config.dataset, config.train_size)):
+            if (record := self.store.find(config)) is None:
+                continue
+            try:
+                here = loop.fingerprints(config, self.data_dir)
+            except FileNotFoundError:  # records can be shown where there are no images
+                continue
+            if record.data != here:
+                said = f"data_dir = {self.data_dir!r}: {config.name} was trained on other images"
+                raise ValueError(f"{said} of {config.dataset}; allowed is a results_dir without it")
+
+    def announce(self, configs: list[TrainingConfig], weights: bool = False) -> None:
+        """Find out what cannot work before hours are spent, and say what of it will be trained.
+
+        Args:
+            configs: the networks.
+            weights: see ``missing``.
+
+        Raises:
+            ValueError, OSError: settings, data or disk that cannot work.
+        """
+        if not (missing := self.missing(configs, weights)):
+            return
         _context()  # workers come from a process that imports the library while this one decodes
-        Path(self.results_dir).mkdir(parents=True, exist_ok=True)
         device, batch_seconds, seconds = self.torch_device, {}, 0
         for config in missing:
             images, validation = loop.load_data(config, self.data_dir)
             if (kind := (config.network, config.dataset, config.batch_size)) not in batch_seconds:
                 batch_seconds[kind] = time_batch(config, images, device)
             seconds += batch_seconds[kind] * count_batches(config, len(images), len(validation))
+        Path(self.results_dir).mkdir(parents=True, exist_ok=True)
         bytes_needed = BYTES_PER_WEIGHT * sum(count_weights(config) for config in missing)
         if (free := shutil.disk_usage(self.results_dir).free) < bytes_needed:
             needed = f"{bytes_needed >> 20} MiB needed, {free >> 20} MiB free on its disk"

@@ -49,7 +49,7 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     }
     paths.GENERATED.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
-        (paths.GENERATED / f"{name}.html").write_text(part)
+        (paths.GENERATED / f"{name}.html").write_text(part, encoding="utf-8")
     survival = figures.survival({"this run": tables.results(own), "paper": tables.paper()})
     drawings = {"figure1": figures.scheme(networks), "survival": survival}
     for name, drawing in drawings.items():

@@ -1,9 +1,10 @@
 """The pipeline: execute the notebooks in order with papermill, then build the book from them."""
 
 import ast
+import io
+import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +15,13 @@ import papermill
 from robust_transfer import paths
 from robust_transfer.book import pages
 from robust_transfer.book.notebook import INJECTED, assemble
+from robust_transfer.config import Config, read
 from robust_transfer.davchev2019 import experiment, figures, runs, tables
 from robust_transfer.evaluation import layers
-from robust_transfer.files import write_sealed
+from robust_transfer.files import lock, write_atomically, write_sealed
 from robust_transfer.myakala2022.experiment import STUDY_TABLE, Study, cells
 from robust_transfer.myakala2022.measured import MeasuredCell, Repeat, measurements
 from robust_transfer.records.store import RECORD, WEIGHTS, Record, Store, folder_name
-from robust_transfer.training.loop import load_data
 
 STUDY = ("06_study", "07_forensics")
 """Run at the scale of a study."""
@@ -53,13 +54,14 @@ def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
     study, study_runner = assemble(Study, second)
     needed = [n.config for n in experiment.grid(protocol) + experiment.again(protocol)]
     also = [config for cell in cells(study) for config in cell.configs]
-    for config in runner.missing(needed) + study_runner.missing(also):
-        load_data(config, runner.data_dir)  # now, not after the first notebooks
+    runner.announce(needed)  # now, not after the first notebooks
+    study_runner.announce(also)
     special = dict.fromkeys(STUDY, second)
     special |= dict.fromkeys(DEMONSTRATIONS, where | {"profile": "smoke"})
-    for path in sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
-        execute(path.stem, special.get(path.stem, first))
-    return build(protocol, runner.store, study, study_runner.store)
+    with lock(paths.EXECUTED):  # two pipelines would write the same pages
+        for path in sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+            execute(path.stem, special.get(path.stem, first))
+        return build(protocol, runner.store, study, study_runner.store)
 
 
 def execute(name: str, parameters: dict[str, object]) -> None:
@@ -85,8 +87,9 @@ def execute(name: str, parameters: dict[str, object]) -> None:
 def tidy(notebook: nbformat.NotebookNode) -> None:
     """Make an executed notebook fit to publish, in place.
 
-    Paths and times of this machine go. What was set stands in one folded cell, with which the page
-    runs again; the cell that reads it is folded too, so that a page opens with its question.
+    Paths and times of this machine go: paths start at the checkout, a folder elsewhere reads DIR.
+    What was set stands in one folded cell, with which the page runs again; the cell that reads it
+    is folded too, so that a page opens with its question.
     """
     notebook.metadata.pop("papermill", None)
     tagged = {tag: cell for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
@@ -97,6 +100,7 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
         lines = [line for name, line in said.items() if line != f"{name} = None"]
         given.source = "\n".join([INJECTED, *lines])
         notebook.cells.remove(own)
+    private = {f"{paths.ROOT}/": ""} | dict.fromkeys(_elsewhere(given), "DIR")
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
@@ -104,9 +108,19 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
             what = "parameters of this run" if cell is given else "imports and settings"
             cell.metadata["mystnb"] = {"code_prompt_show": f"Show {what}"}
             cell.metadata["tags"] = ["hide-input"]
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                output.text = output.text.replace(f"{paths.ROOT}/", "")
+        for name in {"source", "outputs"} & cell.keys():
+            text = json.dumps(cell[name])
+            for path, shown in private.items():
+                text = text.replace(json.dumps(path)[1:-1], shown)
+            cell[name] = nbformat.from_dict(json.loads(text))
+
+
+def _elsewhere(given: nbformat.NotebookNode | None) -> list[str]:
+    """Absolute folders, not in the checkout, that a cell of parameters names."""
+    values = [s.value for s in ast.parse(given.source).body] if given else []
+    named = [v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str)]
+    folders = [path for path in named if Path(path).is_absolute() and len(path) > 1]
+    return [path for path in folders if not Path(path).is_relative_to(paths.ROOT)]
 
 
 def build(profile: experiment.Profile, store: Store, study: Study, study_store: Store) -> Path:
@@ -114,7 +128,7 @@ def build(profile: experiment.Profile, store: Store, study: Study, study_store: 
     pages.write(profile, store, study, study_store)
     builder = Path(sys.executable).with_name("jupyter-book")
     command = [str(builder), "build", "-W", "-n", "--keep-going", str(paths.ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
         problems = [line for line in log.splitlines() if "WARNING" in line or "ERROR" in line]
@@ -131,7 +145,11 @@ def publish(profile: experiment.Profile, store: Store) -> list[str]:
 
     Returns:
         What is not finished yet.
+
+    Raises:
+        ValueError: the profile is not the one of its name in ``notebooks/profiles``.
     """
+    check_known(profile, paths.PROFILES, profile.profile)
     target = paths.PUBLISHED / profile.folder
     there = Store(target / "none", target)  # what is published, by itself
     networks = experiment.grid(profile) + experiment.again(profile)
@@ -150,11 +168,24 @@ def publish(profile: experiment.Profile, store: Store) -> list[str]:
     if not missing:
         theirs = tables.paper()
         ours = tables.results([run for run in rows if not run.network.further])
-        ours.drop(columns="label").round(6).to_csv(target / experiment.TABLE)
-        shown = {profile.profile: ours, "paper": theirs}
+        table = ours.drop(columns="label").round(6).to_csv()
+        shown, picture = {profile.profile: ours, "paper": theirs}, io.BytesIO()
         drawn = figures.heatmaps(shown, tables.heatmap_blocks("4", theirs))
-        drawn.savefig(target / "figure4.png", dpi=100)
+        drawn.savefig(picture, dpi=100)
+        write_atomically(target / "figure4.png", picture.getvalue())
+        write_atomically(target / experiment.TABLE, table.encode())
     return missing
+
+
+def check_known(what: Config, folder: Path, name: str) -> None:
+    """Raise ValueError unless a profile or study is what the file of its name says.
+
+    Numbers of another scale would come to stand under the name.
+    """
+    file, kind = folder / f"{name}.yaml", type(what).__name__.lower()
+    if not file.exists() or read(type(what), file) != what:
+        there = file.relative_to(paths.ROOT) if file.is_relative_to(paths.ROOT) else file
+        raise ValueError(f"{kind} = {name!r}: it is not what {there} says; allowed is that one")
 
 
 def _named(run: runs.Run) -> str:
@@ -169,7 +200,11 @@ def publish_study(study: Study, store: Store) -> list[str]:
 
     Returns:
         What is not finished yet.
+
+    Raises:
+        ValueError: the study is not the one of its name in ``notebooks/studies``.
     """
+    check_known(study, paths.STUDIES, study.study)
     target = paths.PUBLISHED / study.folder
     missing, measured = [], []
     for cell in cells(study):
@@ -188,7 +223,8 @@ def publish_study(study: Study, store: Store) -> list[str]:
                 write_sealed(folder / layers.NAME, content)
         measured.append(MeasuredCell(**vars(cell), repeats=tuple(repeats)))
     if not missing:
-        measurements(measured).round(6).to_csv(target / STUDY_TABLE, index=False)
+        table = measurements(measured).round(6).to_csv(index=False)
+        write_atomically(target / STUDY_TABLE, table.encode())
     return missing
 
 
@@ -197,8 +233,7 @@ def _copy(found: list[Record], target: Path, weights: bool) -> None:
     for record in found:
         if record.folder.parent == target:
             continue
-        folder = target / record.folder.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (RECORD, *record.sha256):
+        for name in (*record.sha256, RECORD):  # which vouches for the others
             if weights or name != WEIGHTS:
-                shutil.copyfile(record.folder / name, folder / name)
+                content = (record.folder / name).read_bytes()
+                write_atomically(target / record.folder.name / name, content)

@@ -62,7 +62,7 @@ def write(judged: dict[str, Judgement], target: str, labels: Names = IDS) -> Non
     for name, group in {page(claim): claim.group for claim in judged.values()}.items():
         part = paths.GENERATED / "claims" / f"{name}.html"
         part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(sections(judged, group, links).data)
+        part.write_text(sections(judged, group, links).data, encoding="utf-8")
 
 
 def sections(judged: dict[str, Judgement], group: str, links: Names = IDS) -> HTML:

@@ -67,6 +67,10 @@ class DataSet:
             raise FileNotFoundError(f"data_dir = '': {self.name} needs the folder of its images")
         return Path(data_dir) / self.name
 
+    def at_hand(self, data_dir: str) -> bool:
+        """Return whether there may be images in a folder, without a download."""
+        return not data_dir or self.folder(data_dir).is_dir()
+
     def check_count(self, split: str, count: int, available: int) -> None:
         """Raise ValueError unless a split of ``available`` images has ``count``."""
         if not 0 < count <= available:
@@ -215,12 +219,36 @@ class ChestXray14(DataSet):
         if len(unknown := findings[~findings.isin(allowed)]):
             said = f"finding = {unknown.iloc[0]!r}: allowed are {', '.join(allowed)}"
             raise ValueError(f"{path}: {said}")
+        _once(path, table["Image Index"])
         if any((folder / name).exists() for name in self.LISTS.values()):
-            listed = (folder / self.LISTS[split]).read_text().split()
-            return table[table["Image Index"].isin(listed)]
+            return table[table["Image Index"].isin(self.listed(folder, table)[split])]
         patients = np.random.RandomState(SEED).permutation(np.unique(table["Patient ID"]))
         tested = table["Patient ID"].isin(patients[: len(patients) // 5])
         return table[tested if split == "test" else ~tested]
+
+    def listed(self, folder: Path, table: pd.DataFrame) -> dict[str, pd.Series]:
+        """Return the names of both lists, which share no image and no patient."""
+        lists = {}
+        for split, name in self.LISTS.items():
+            if not (folder / name).exists():
+                raise FileNotFoundError(f"{folder}: no {name}; allowed are both lists or neither")
+            words = (folder / name).read_text(encoding="utf-8").split()
+            lists[split] = _once(folder / name, pd.Series(words, dtype=object))
+        train, test = (table[table["Image Index"].isin(names)] for names in lists.values())
+        for column in ("Image Index", "Patient ID"):
+            if shared := sorted({*train[column]} & {*test[column]}):
+                both = " and ".join(self.LISTS.values())
+                said = f"{len(shared)} of {column} are in {both}, the first of them {shared[0]}"
+                raise ValueError(f"{folder}: {said}; allowed are lists that share none")
+        return lists
+
+
+def _once(file: Path, names: pd.Series) -> pd.Series:
+    """Return the names of a file's images; raise ValueError if one stands there twice."""
+    if names.duplicated().any():
+        twice = names[names.duplicated()].iloc[0]
+        raise ValueError(f"{file}: {twice} stands there twice; allowed is once")
+    return names
 
 
 def _is_picture(file: str) -> bool:

@@ -75,6 +75,14 @@ def register(dataset: DataSet) -> None:
     DATASETS[dataset.name] = dataset
 
 
+def one_class_an_image(parameter: str, dataset: str) -> None:
+    """Raise ValueError if a parameter names a data set of independent labels."""
+    if DATASETS[dataset].multi_label:
+        allowed = ", ".join(sorted(n for n, known in DATASETS.items() if not known.multi_label))
+        said = f"{parameter} = {dataset!r}: has independent labels"
+        raise ValueError(f"{said}; allowed are {allowed}")
+
+
 DataSetName = Annotated[str, AfterValidator(partial(one_of, "dataset", allowed=DATASETS))]
 """Type of a configuration's field that names a data set."""
 

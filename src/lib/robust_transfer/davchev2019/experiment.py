@@ -6,14 +6,14 @@ with the complete configuration of its training.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from robust_transfer import paths
 from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm
-from robust_transfer.config import Config, one_of, read
-from robust_transfer.data.registry import DataSetName
+from robust_transfer.config import MOST, Config, Seed, one_of, read
+from robust_transfer.data.registry import DataSetName, one_class_an_image
 from robust_transfer.evaluation.accuracies import EvaluationConfig
 from robust_transfer.networks import transfer
 from robust_transfer.networks.registry import NetworkName
@@ -82,34 +82,34 @@ class Profile(Config):
     profile: str = Field("paper", pattern=r"^[a-z0-9-]+$")
     source_dataset: DataSetName = "cifar100"
     target_dataset: DataSetName = "cifar10"
-    train_size: int = Field(47_500, ge=2)
-    validation_size: int = Field(2_500, ge=1)
-    test_size: int = Field(10_000, ge=1)
-    split_seed: int = Field(0, ge=0)
+    train_size: int = Field(47_500, ge=2, le=MOST)
+    validation_size: int = Field(2_500, ge=1, le=MOST)
+    test_size: int = Field(10_000, ge=1, le=MOST)
+    split_seed: Seed = 0
     network: NetworkName = "resnet56"
     surrogate: NetworkName = "densenet121"
-    epochs: int = Field(200, ge=1)
+    epochs: int = Field(200, ge=1, le=MOST)
     schedule: Literal["step", "one_cycle"] = "step"
     decay_epochs: tuple[int, ...] = (101, 151)
-    transfer_epochs: int = Field(50, ge=1)
+    transfer_epochs: int = Field(50, ge=1, le=MOST)
     transfer_decay_epochs: tuple[int, ...] = (21, 41)
-    batch_size: int = Field(128, ge=2)
-    surrogate_batch_size: int = Field(100, ge=2)
+    batch_size: int = Field(128, ge=2, le=MOST)
+    surrogate_batch_size: int = Field(100, ge=2, le=MOST)
     learning_rate: float = Field(0.1, gt=0)
     weight_decay: float = Field(5e-5, ge=0)
     adversarial_weight_decay: float = Field(1e-5, ge=0)
     epsilon: float = Field(EPSILON, ge=0, le=1)
     step_ratio: float = Field(0.25, gt=0, le=1)
-    training_steps: int = Field(7, ge=1)
-    evaluation_steps: int = Field(7, ge=1)
+    training_steps: int = Field(7, ge=1, le=MOST)
+    evaluation_steps: int = Field(7, ge=1, le=MOST)
     random_start: bool = False
     attack_mode: Literal["eval", "train"] = "eval"
     halves: Literal["separate", "joint"] = "separate"
     frozen_batch_norm: transfer.FrozenBatchNorm = "adapt"
     selection: Literal["mean", "adversarial", "last"] = "mean"
     precision: Precision = "fp32"
-    seed: int = Field(0, ge=0)
-    further_seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    seed: Seed = 0
+    further_seeds: tuple[Seed, ...] = ()
 
     @model_validator(mode="after")
     def _every_seed_once(self) -> Self:
@@ -119,6 +119,11 @@ class Profile(Config):
                 f"further_seeds = {self.further_seeds}: allowed are different ones, "
                 f"without seed = {self.seed}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_can_be_evaluated(self) -> Self:
+        one_class_an_image("target_dataset", self.target_dataset)
         return self
 
     @property
@@ -293,8 +298,15 @@ def _training(profile: Profile, name: str, defence: str, **fields) -> TrainingCo
 
 
 def published_profile() -> str:
-    """The profile that the published book shows: of the largest scale whose table is whole."""
-    return next(name for name in SCALES if (paths.PUBLISHED / name / TABLE).exists())
+    """The profile that the published book shows: of the largest scale whose table is whole.
+
+    Raises:
+        FileNotFoundError: no table is published.
+    """
+    for name in SCALES:
+        if (paths.PUBLISHED / name / TABLE).exists():
+            return name
+    raise FileNotFoundError(f"{paths.PUBLISHED}: no {TABLE} in any of {', '.join(SCALES)}")
 
 
 def profile_path(profile: str) -> Path:

@@ -12,13 +12,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from robust_transfer.attacks import PGD, Attack, ThreatModel, fgsm, in_mode
+from robust_transfer.config import MOST
 from robust_transfer.data.images import Images, to_float
+from robust_transfer.data.registry import one_class_an_image
 from robust_transfer.evaluation import doubts, intervals
 from robust_transfer.evaluation.measurement import BATCH, MeasurementConfig, joined, test_images
 from robust_transfer.evaluation.packing import pack_bits, unpack_bits
 from robust_transfer.files import lock, sha256, write_atomically, write_sealed
 from robust_transfer.records.store import Store
-from robust_transfer.training.engine import folded
+from robust_transfer.training.engine import batch_size, folded
 from robust_transfer.training.loop import TrainingConfig
 
 COLUMNS = ("natural", "bb_fgsm", "bb_pgd", "wb_fgsm", "wb_pgd")
@@ -47,15 +49,16 @@ class EvaluationConfig(MeasurementConfig):
     kind: ClassVar = "evaluation"
 
     surrogate: TrainingConfig
-    test_size: int = Field(10_000, ge=1)
+    test_size: int = Field(10_000, ge=1, le=MOST)
     threat_model: ThreatModel = ThreatModel()
-    steps: int = Field(7, ge=1)
+    steps: int = Field(7, ge=1, le=MOST)
     step_size: float = Field(ThreatModel().epsilon / 4, ge=0, le=1)
 
     @model_validator(mode="after")
     def _surrogate_knows_the_images(self) -> Self:
         if self.surrogate.source is not None:
             raise ValueError(f"surrogate = {self.surrogate.name}: allowed is one from scratch")
+        one_class_an_image("surrogate: dataset", self.surrogate.dataset)
         return self
 
     @property
@@ -89,9 +92,10 @@ class EvaluationConfig(MeasurementConfig):
             sealed = store.read_sealed(path.with_suffix(".json"))
             if not path.exists() or sealed != {"data": images.fingerprint, "sha256": sha256(path)}:
                 model = store.model(self.surrogate, device)
+                size = batch_size(SURROGATE_BATCH, model, images.pixels)
                 made = [
                     {name: attack(model, *batch).cpu() for name, attack in self.attacks.items()}
-                    for batch in images.to(device).batches(SURROGATE_BATCH)
+                    for batch in images.to(device).batches(size)
                 ]
                 write_atomically(path, safetensors.numpy.save(joined(made)))
                 sealed = {"data": images.fingerprint, "sha256": sha256(path)}
@@ -158,9 +162,15 @@ def outcomes(
 
     Returns:
         bool ``(N,)`` for ``natural`` and for ``wb_…`` and ``bb_…`` of every attack.
+
+    Raises:
+        ValueError: independent labels, for which an image is not simply right or wrong.
     """
+    if images.labels.ndim > 1:
+        said = f"labels have shape {tuple(images.labels.shape)}: allowed is (N,), a class an image"
+        raise ValueError(f"{said}; budgets.measure takes independent labels")
     correct = []
-    size = BATCH[images.labels.device.type]
+    size = batch_size(BATCH[images.labels.device.type], model, images.pixels)
     ready = {name: adversarial.split(size) for name, adversarial in black_box.items()}
     with in_mode(model, "eval"), torch.no_grad():
         target = folded(model)  # the attack's; what the images do is asked of the network itself

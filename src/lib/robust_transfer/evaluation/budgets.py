@@ -11,6 +11,7 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
 from robust_transfer.attacks import PGD, ThreatModel, deepfool, fgsm, in_mode
+from robust_transfer.config import MOST, Side
 from robust_transfer.data.images import Images
 from robust_transfer.data.registry import DATASETS, DataSetName
 from robust_transfer.evaluation import doubts
@@ -43,10 +44,10 @@ class BudgetConfig(MeasurementConfig):
     kind: ClassVar = "budgets"
 
     dataset: DataSetName = "cifar10"
-    image_size: int = Field(0, ge=0)
-    test_size: int = Field(10_000, ge=1)
+    image_size: Side = 0
+    test_size: int = Field(10_000, ge=1, le=MOST)
     epsilons: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(EPSILONS, min_length=1)
-    steps: int = Field(10, ge=1)
+    steps: int = Field(10, ge=1, le=MOST)
     step_ratio: float = Field(0.25, gt=0, le=1)
     deepfool_images: int = Field(0, ge=0)
 

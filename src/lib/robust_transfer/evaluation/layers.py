@@ -12,10 +12,11 @@ from torch.func import functional_call
 
 from robust_transfer.attacks import image_batch, in_mode, loss_of
 from robust_transfer.records.store import Store, merged
+from robust_transfer.training.engine import batch_size
 from robust_transfer.training.loop import TrainingConfig, initial_model, load_data
 
 IMAGES = 256
-"""Training images on which the gradient is taken."""
+"""Training images on which the gradient is taken; of large ones fewer."""
 NAME = "flow.json"
 """File beside a network's record that holds what was measured."""
 
@@ -86,7 +87,8 @@ def get_or_measure(
         begin = initial_model(network, merged(source) if source else None)
         before = {name: p.detach().clone() for name, p in begin.named_parameters()}
         images, _ = load_data(network, data_dir)
-        pixels, labels = next(images.first(IMAGES).to(device).batches(IMAGES))
+        count = batch_size(IMAGES, begin, images.pixels)
+        pixels, labels = next(images.first(count).to(device).batches(count))
         flow = gradient_flow(begin.to(device), pixels, labels)
         moves = {name: state[name] - start for name, start in before.items()}
         return expected | {"gradient": flow, "moved": _relative(moves, before)}

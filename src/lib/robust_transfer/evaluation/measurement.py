@@ -4,7 +4,8 @@ A measurement is of published weights: it is made anew for others.
 """
 
 import time
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from robust_transfer.config import Config
 from robust_transfer.data.images import Images
-from robust_transfer.data.registry import load
+from robust_transfer.data.registry import DATASETS, load
 from robust_transfer.evaluation.doubts import signs
 from robust_transfer.records.store import Store
 from robust_transfer.training.loop import TrainingConfig
@@ -114,9 +115,15 @@ def test_images(config: MeasurementConfig, data_dir: str) -> Images:
     return load(task.dataset, "test", config.test_size, data_dir, task.image_size)
 
 
-def same_images(measured: Iterable[Measured]) -> None:
-    """Raise ValueError unless all were made on the same test images, so that they can be paired."""
+def same_images(config: MeasurementConfig, measured: Sequence[Measured], data_dir: str) -> None:
+    """Raise ValueError unless all were made on the same test images, and on those at hand.
+
+    Only then can they be paired. Where no images are at hand, records are what they are.
+    """
     found = {result.content["data"] for result in measured}
+    with suppress(FileNotFoundError):
+        if DATASETS[config.task.dataset].at_hand(data_dir):
+            found.add(test_images(config, data_dir).fingerprint)
     if len(found) > 1:
         sets = ", ".join(sorted(digest[:12] for digest in found))
         said = f"evaluations are of different test images, with fingerprints {sets}"

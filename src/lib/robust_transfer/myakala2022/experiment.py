@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from robust_transfer import paths
 from robust_transfer.attacks import PGD, ThreatModel
-from robust_transfer.config import Config, one_of, read
+from robust_transfer.config import MOST, Config, Side, one_of, read
 from robust_transfer.data.registry import DATASETS, DataSetName
 from robust_transfer.evaluation.budgets import EPSILONS, BudgetConfig
 from robust_transfer.networks.registry import NETWORKS, has_batch_norm
@@ -87,11 +87,11 @@ class Target(Config):
         epochs: of fine-tuning.
     """
 
-    train_size: int = Field(ge=2)
-    validation_size: int = Field(ge=1)
-    test_size: int = Field(ge=1)
-    image_size: int = Field(0, ge=0)
-    epochs: int = Field(ge=1)
+    train_size: int = Field(ge=2, le=MOST)
+    validation_size: int = Field(ge=1, le=MOST)
+    test_size: int = Field(ge=1, le=MOST)
+    image_size: Side = 0
+    epochs: int = Field(ge=1, le=MOST)
 
 
 TASKS: dict[str, Design] = {
@@ -139,23 +139,23 @@ class Study(Config):
     targets: dict[DataSetName, Target] = Field(TARGETS, min_length=1)
     strategies: tuple[Strategy, ...] = Field(tuple(FINE_TUNINGS), min_length=1)
     techniques: tuple[Technique, ...] = TECHNIQUES
-    repeats: int = Field(3, ge=2)
+    repeats: int = Field(3, ge=2, le=MOST)
     pretrained: bool = True
     source_dataset: DataSetName = "imagenet_subset"
-    source_image_size: int = Field(224, ge=0)
-    source_train_size: int = Field(47_500, ge=2)
-    source_validation_size: int = Field(2_500, ge=1)
-    source_epochs: int = Field(10, ge=1)
-    source_batch_size: int = Field(32, ge=2)
+    source_image_size: Side = 224
+    source_train_size: int = Field(47_500, ge=2, le=MOST)
+    source_validation_size: int = Field(2_500, ge=1, le=MOST)
+    source_epochs: int = Field(10, ge=1, le=MOST)
+    source_batch_size: int = Field(32, ge=2, le=MOST)
     source_learning_rate: float = Field(1e-4, gt=0)
     learning_rate: float = Field(1e-4, gt=0)
-    batch_size: int = Field(32, ge=2)
+    batch_size: int = Field(32, ge=2, le=MOST)
     training_epsilon: float = Field(8 / 255, ge=0, le=1)
-    training_steps: int = Field(7, ge=1)
+    training_steps: int = Field(7, ge=1, le=MOST)
     training_step_ratio: float = Field(0.25, gt=0, le=1)
     epsilons: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(EPSILONS, min_length=1)
     shown: tuple[float, ...] = Field((0.01, 8 / 255), min_length=1)
-    steps: int = Field(10, ge=1)
+    steps: int = Field(10, ge=1, le=MOST)
     step_ratio: float = Field(0.25, gt=0, le=1)
     deepfool_images: int = Field(100, ge=0)
     precision: Precision = "fp32"
@@ -319,9 +319,16 @@ def _budgets(study: Study, dataset: str) -> BudgetConfig:
 
 
 def published_study() -> Path:
-    """The study that the published book shows: of the largest scale that is whole."""
-    whole = (n for n in STUDY_SCALES if (paths.PUBLISHED / f"study-{n}" / STUDY_TABLE).exists())
-    return paths.STUDIES / f"{next(whole)}.yaml"
+    """The study that the published book shows: of the largest scale that is whole.
+
+    Raises:
+        FileNotFoundError: none is published.
+    """
+    for name in STUDY_SCALES:
+        if (paths.PUBLISHED / f"study-{name}" / STUDY_TABLE).exists():
+            return paths.STUDIES / f"{name}.yaml"
+    sought = ", ".join(f"study-{name}" for name in STUDY_SCALES)
+    raise FileNotFoundError(f"{paths.PUBLISHED}: no {STUDY_TABLE} in any of {sought}")
 
 
 def read_study(path: Path | str) -> Study:

@@ -15,6 +15,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import DenseNet, ResNet, VisionTransformer
 
+from robust_transfer.files import sha256
+
 IMAGENET = {f"imagenet_{name}": name for name in ("resnet50", "densenet121", "vit_b_16")}
 """Torchvision's name of each network that has published ImageNet weights."""
 
@@ -161,11 +163,16 @@ def downloaded(name: str) -> nn.Module:
         OSError: weights that can neither be downloaded nor read; says where the file must lie.
     """
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
-    try:
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    checked = {"progress": False, "check_hash": True, "weights_only": True}
+    try:  # torchvision itself would trust a file that is there, and run what it says
+        torch.hub.load_state_dict_from_url(weights.url, **checked)
+        if not sha256(file).startswith(file.stem.split("-")[-1]):
+            raise OSError("its hash is not the one in its name")
         return torchvision.models.get_model(name, weights=weights)
     except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
-        lack = f"no weights of {name} ({type(error).__name__})"
+        why = str(error) if "hash" in str(error) else type(error).__name__
+        lack = f"no weights of {name} ({why})"
         advice = f"download {weights.url} and put it at {file}"
         raise OSError(f"pretrained = True: {lack}; {advice}") from error
 

@@ -11,6 +11,8 @@ import numpy
 import torch
 import torchvision
 
+from robust_transfer import paths
+
 
 def provenance(device: torch.device) -> dict:
     """Which machine, versions and commit computed something, and when."""
@@ -30,18 +32,25 @@ def commit() -> str:
 
     Where there is no git, or a copy without its history, what ``COMMIT`` in the environment says.
     """
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    where = Path(__file__).parent
-    try:
-        done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+    root = _git("rev-parse", "--show-toplevel")
+    if not root or Path(root).resolve() != paths.ROOT:  # a copy may lie in another repository
         return os.environ.get("COMMIT", "unknown")
-    return done.stdout.strip()
+    return _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") or "unknown"
+
+
+def _git(*words: str) -> str:
+    """What git says of the library's folder; empty if it cannot."""
+    command = ["git", *words]
+    quiet = {"capture_output": True, "text": True, "encoding": "utf-8", "check": True}
+    try:
+        return subprocess.run(command, cwd=Path(__file__).parent, **quiet).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 @cache
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"CPU, {names[0] if names else platform.machine()}, {os.cpu_count()} cores"

@@ -8,14 +8,16 @@ kept once.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import safetensors.torch
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 
 from robust_transfer import files
+from robust_transfer.config import one_line
 from robust_transfer.data.registry import DATASETS
 from robust_transfer.networks.registry import build
 from robust_transfer.networks.states import load_state
@@ -49,7 +51,7 @@ class Record(BaseModel, frozen=True):
     seconds: float
     data: dict[str, str]
     source: str | None
-    sha256: dict[str, str]
+    sha256: dict[Literal[WEIGHTS, HISTORY], str]
     provenance: dict[str, str | int]
     folder: Path = Field(exclude=True)
 
@@ -112,7 +114,10 @@ class Store:
             content = self.read_sealed(folder / RECORD)
             if content is None or (weights and not (folder / WEIGHTS).exists()):
                 continue
-            record = Record(folder=folder, **content)
+            try:
+                record = Record(folder=folder, **content)
+            except ValidationError as error:  # not damaged: of a later version, it may be
+                raise ValueError(f"{folder / RECORD}: {one_line(Record, error)}") from None
             if flaw := self._flaw(record, config):
                 self._reject(*flaw)
             elif config.source is None or self._source(record, weights) is not None:
@@ -128,7 +133,7 @@ class Store:
 
     def _flaw(self, record: Record, config: TrainingConfig) -> tuple[Path, str] | None:
         """Which file of a record is not as it should be, and why; None if all are."""
-        if record.config != config:
+        if record.config != config or record.hash != config.hash:
             return record.folder / RECORD, "its configuration is another one"
         for name, checksum in record.sha256.items():
             path = record.folder / name

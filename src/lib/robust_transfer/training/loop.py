@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
 from robust_transfer.attacks import PGD, in_mode, loss_of, share_right
-from robust_transfer.config import Config, one_of
+from robust_transfer.config import MOST, Config, Seed, Side, one_of
 from robust_transfer.data.images import Images, training_batches
 from robust_transfer.data.registry import DATASETS, DataSetName, load_divided
 from robust_transfer.networks import transfer
@@ -79,26 +79,26 @@ class TrainingConfig(Config):
     name: str = Field("nat", pattern=r"^[a-z0-9_-]+$")
     network: NetworkName = "resnet56"
     dataset: DataSetName = "cifar10"
-    train_size: int = Field(47_500, ge=2)
-    validation_size: int = Field(2_500, ge=1)
-    split_seed: int = Field(0, ge=0)
+    train_size: int = Field(47_500, ge=2, le=MOST)
+    validation_size: int = Field(2_500, ge=1, le=MOST)
+    split_seed: Seed = 0
     attack: PGD | None = None
     halves: Literal["separate", "joint"] = "separate"
-    epochs: int = Field(200, ge=1)
+    epochs: int = Field(200, ge=1, le=MOST)
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-5, ge=0)
     schedule: Literal["step", "one_cycle"] = "step"
     decay_epochs: tuple[int, ...] = (101, 151)
-    batch_size: int = Field(128, ge=2)
+    batch_size: int = Field(128, ge=2, le=MOST)
     selection: Literal["mean", "adversarial", "last"] = "mean"
     precision: engine.Precision = "fp32"
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     source: Self | None = None
     strategy: str | None = None
     frozen_batch_norm: transfer.FrozenBatchNorm = "adapt"
-    image_size: int = Field(0, ge=0)
+    image_size: Side = 0
     pretrained: bool = False
 
     @model_validator(mode="after")
@@ -129,6 +129,18 @@ def load_data(config: TrainingConfig, data_dir: str) -> tuple[Images, Images]:
     """Training and validation images of a configuration; see ``registry.load`` for errors."""
     sizes = config.train_size, config.validation_size
     return load_divided(config.dataset, *sizes, config.split_seed, data_dir, config.image_size)
+
+
+def fingerprints(config: TrainingConfig, data_dir: str) -> dict[str, str]:
+    """Fingerprints of the training and the validation images at hand.
+
+    Raises:
+        FileNotFoundError: there are none, or not without a download.
+    """
+    if not DATASETS[config.dataset].at_hand(data_dir):
+        raise FileNotFoundError(f"data_dir = {data_dir!r}: no {config.dataset}")
+    images = load_data(config, data_dir)
+    return dict(zip(("training", "validation"), (i.fingerprint for i in images), strict=True))
 
 
 def initial_model(config: TrainingConfig, source_state: dict[str, Tensor] | None) -> nn.Module:
