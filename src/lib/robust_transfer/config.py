@@ -52,9 +52,10 @@ def one_line(config: type[BaseModel], error: ValidationError) -> str:
         elif problem["type"] == "missing":
             message = f"{name} is required"
         elif name:  # else the message names it; where it does too, the field's own name counts
-            inner = isinstance(problem["input"], dict)  # whose own field the message names
-            given = ": " if inner else f" = {problem['input']!r}: "
-            message = f"{name}{given}{message.partition(given)[2] or message}"
+            given = f" = {problem['input']!r}: "
+            said = message.partition(given)[2] or message
+            shown = ": " if isinstance(problem["input"], dict) else given  # of a whole, its field
+            message = f"{name}{shown}{said}"
             if problem["type"] == "less_than_equal" and "epsilon" in name:
                 message += f" on the [0, 1] scale; {problem['input']:g} of 256 levels is "
                 message += f"{problem['input'] / 256:g}"
