@@ -18,7 +18,7 @@ SIDES = {"cpu": 2048, "cuda": 8192}
 def describe(device: torch.device, peers: tuple[str, ...]) -> dict:
     """Versions of the peers, what the processor knows of bf16, and GFLOP/s of matrix products."""
     cpuinfo = Path("/proc/cpuinfo")
-    known = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    known = set(cpuinfo.read_text(encoding="utf-8").split()) if cpuinfo.exists() else set()
     return {
         "peers": versions(peers),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

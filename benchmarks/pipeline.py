@@ -34,6 +34,6 @@ def run(*arguments: str) -> None:
     """
     command = [sys.executable, "-m", "robust_transfer", "run", *arguments]
     print(" ".join(command[1:]), flush=True)
-    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         raise RuntimeError((done.stdout + done.stderr).strip().splitlines()[-1])

@@ -235,6 +235,6 @@ def reweigh(store: Store, config: TrainingConfig) -> None:
 
 def alter(path: Path, **fields) -> None:
     """Make a sealed record say something else."""
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content.pop("seal")
     write_sealed(path, content | fields)

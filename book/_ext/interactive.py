@@ -23,7 +23,9 @@ def write_scripts(app: Sphinx) -> None:
     static = Path(app.outdir) / "_static"
     static.mkdir(parents=True, exist_ok=True)
     # in a function of its own: its many short names would become the page's
-    (static / "vega.js").write_text(f"(function () {{{vl_convert.javascript_bundle()}\n}})();\n")
+    (static / "vega.js").write_text(
+        f"(function () {{{vl_convert.javascript_bundle()}\n}})();\n", encoding="utf-8"
+    )
     for name in ("brython.js", "brython_stdlib.js"):
         (static / name).write_bytes((files("brython") / "data" / name).read_bytes())
 

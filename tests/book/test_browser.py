@@ -207,7 +207,7 @@ def test_tables_can_be_had_as_files(browser, book):
     page = Reader(browser, book.as_uri()).open(page_with(book, TABLE))
     with page.expect_download() as download:
         page.click("a[download='table1.csv']")
-    lines = Path(download.value.path()).read_text().splitlines()
+    lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("label,natural ours,natural paper") and len(lines) == 26
     assert lines[1].startswith("R_nat,")
 

@@ -47,7 +47,7 @@ class Markup(HTMLParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.loads, self.links, self.images = [], [], []
-        self.feed(path.read_text())
+        self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
