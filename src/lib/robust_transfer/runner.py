@@ -28,7 +28,12 @@ from robust_transfer.attacks import loss_of
 from robust_transfer.config import Config
 from robust_transfer.data.images import Images
 from robust_transfer.evaluation.accuracies import Evaluation, EvaluationConfig
-from robust_transfer.evaluation.measurement import Measured, MeasurementConfig, same_images
+from robust_transfer.evaluation.measurement import (
+    Measured,
+    MeasurementConfig,
+    same_images,
+    test_images,
+)
 from robust_transfer.records.provenance import commit
 from robust_transfer.records.store import Record, Store
 from robust_transfer.training import engine, loop
@@ -145,8 +150,7 @@ class Runner(Config):
         asked = [n for config, how in wanted for n in how.networks(config).values()]
         self._check_images(lineages(asked))
         if absent := self._trained(wanted):
-            size = max(how.test_size for _, how in absent)
-            print(f"measuring {len(absent)} networks on up to {size} test images", flush=True)
+            self._announce_measuring(absent)
             where = self.data_dir, self.torch_device
             for how in {how for _, how in absent}:
                 how.prepare(self.store, *where)
@@ -208,8 +212,21 @@ class Runner(Config):
             raise OSError(f"results_dir = {self.results_dir!r}: {needed}")
         print(f"training {len(missing)} networks: {', '.join(config.name for config in missing)}")
         about = "at most" if device.type == "cuda" else "about"  # a GPU replays recorded steps
-        duration = f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
-        print(f"{about} {duration} on {device.type}", flush=True)
+        print(f"{about} {duration(seconds)} on {device.type}", flush=True)
+
+    def _announce_measuring(self, absent: Sequence[Wish]) -> None:
+        """Say what will be measured, and how long that takes, if DeepFool is left out."""
+        device, seconds_of, seconds = self.torch_device, {}, 0.0
+        for config, how in absent:
+            if (kind := (config.network, how)) not in seconds_of:
+                images = test_images(how, self.data_dir)
+                batch_seconds = time_batch(config, images, device)
+                count = min(config.batch_size, len(images))
+                seconds_of[kind] = how.passes * len(images) * batch_seconds / count
+            seconds += seconds_of[kind]
+        size = max(how.test_size for _, how in absent)
+        print(f"measuring {len(absent)} networks on up to {size} test images")
+        print(f"about {duration(seconds)} on {device.type}", flush=True)
 
     def _run(self, jobs: Jobs, unit: str, asked: Asked) -> None:
         """Do the job of every network once its source is done, several at a time.
@@ -306,6 +323,11 @@ def lineages(configs: Sequence[TrainingConfig]) -> Asked:
 def count_weights(config: TrainingConfig) -> int:
     """Number of weights of a configured network."""
     return sum(p.numel() for p in initial_model(config, None).parameters())
+
+
+def duration(seconds: float) -> str:
+    """A time that is known about, in words."""
+    return f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
 
 
 def time_batch(config: TrainingConfig, images: Images, device: torch.device) -> float:

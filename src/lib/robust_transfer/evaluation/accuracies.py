@@ -68,6 +68,11 @@ class EvaluationConfig(MeasurementConfig):
         return {"fgsm": fgsm(self.threat_model), "pgd": pgd}
 
     @property
+    def passes(self) -> float:
+        attacks = self.attacks.values()
+        return sum(0.67 * attack.steps for attack in attacks) + 0.33 * (1 + 2 * len(attacks))
+
+    @property
     def task(self) -> TrainingConfig:
         """The surrogate, on whose data set all is measured."""
         return self.surrogate

@@ -75,6 +75,11 @@ class BudgetConfig(MeasurementConfig):
             table |= {("fgsm", epsilon): fgsm(threat_model), ("pgd", epsilon): pgd}
         return table
 
+    @property
+    def passes(self) -> float:
+        attacks = self.attacks.values()
+        return sum(0.67 * attack.steps for attack in attacks) + 0.33 * (1 + len(attacks))
+
     def _measure(self, model: nn.Module, images: Images, prepared: dict[str, Tensor]) -> dict:
         outputs, distances = measure(model, images, self)
         labels = small(images.labels, DATASETS[self.dataset].classes).cpu().numpy()

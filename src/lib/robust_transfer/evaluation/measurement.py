@@ -39,8 +39,9 @@ class MeasurementConfig(Config):
     """What is measured on a network; the network and its seed are named beside it.
 
     Whoever derives from it adds the field ``test_size``, how many images of the test split are
-    measured on; the method ``_measure``, of a model, images on its device and what was prepared,
-    which gives fields for JSON; and ``_result``, which makes of a stored record what is returned.
+    measured on; ``passes``; the method ``_measure``, of a model, images on its device and what was
+    prepared, which gives fields for JSON; and ``_result``, which makes of a stored record what is
+    returned.
 
     Attributes:
         kind: how names of its files begin.
@@ -52,6 +53,11 @@ class MeasurementConfig(Config):
     def file_name(self) -> str:
         """Name of the file beside a network's record that holds what was measured."""
         return f"{self.kind}-{self.hash}.json"
+
+    @property
+    def passes(self) -> float:
+        """Forward and backward passes that an image costs, about, as ``count_batches`` counts."""
+        raise NotImplementedError
 
     @property
     def task(self) -> Config:
