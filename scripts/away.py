@@ -59,7 +59,7 @@ PACK_BYTES, PACKS = 16 << 20, 4
 PACKED = re.compile(
     r"[a-z0-9_-]+/"
     rf"({re.escape(RECORD)}|{re.escape(HISTORY)}|{re.escape(WEIGHTS)}|{re.escape(CHECKPOINT)}"
-    r"|(evaluation|budgets)-[0-9a-f]{16}\.json)"
+    r"|(evaluation|strong|budgets)-[0-9a-f]{16}\.json)"
 )
 """Files of networks. Locks, damaged files and what is made anew in seconds are left out."""
 MEMORY, ROOM = Path("/dev/shm"), 1 << 30
@@ -105,9 +105,10 @@ def work(profile: Profile, networks: list[str], runner: Runner) -> None:
         for how in evaluations(profile) if targets else ():
             attempt(runner.train, [how.surrogate])
             attempt(runner.evaluate, [network.config for network in targets], how)
-        if harder := experiment.to_attack_harder(targets):
-            how = experiment.stronger(profile)
-            attempt(runner.evaluate, [network.config for network in harder], how)
+        trained = [n for n in part if runner.store.find(n.config)]
+        harder = [n.config for n in trained if experiment.meets_strong_attacks(n)]
+        wanted = [(config, experiment.strong(profile, config.dataset)) for config in harder]
+        attempt(runner.measure, wanted)
     if problems:
         raise RuntimeError("; ".join(problems))
 

@@ -230,7 +230,7 @@ def test_half_as_much_again_as_deepfool_needed_is_enough_for_pgd(trained, family
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": MANY}, r"labels have shape \(6, 2\): DeepFool needs \(N,\), a class"),
+        ({"labels": MANY}, r"labels have shape \(6, 2\): allowed is \(N,\), a class each"),
         ({"norm": "l1"}, "norm = 'l1': allowed are l2, linf"),
         ({"steps": 0}, "steps = 0: allowed is 1 or more"),
         ({"images": torch.full((6, 3, 4, 4), 2.0)}, r"images lie in \[2, 2\]"),

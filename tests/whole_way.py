@@ -73,8 +73,8 @@ def unbroken(profile: experiment.Profile) -> None:
     runner.train([network.config for network in table])
     targets = experiment.rows(table)
     runner.evaluate([network.config for network in targets], experiment.evaluation(profile))
-    targets = experiment.to_attack_harder(targets)
-    runner.evaluate([network.config for network in targets], experiment.stronger(profile))
+    harder = [n.config for n in table if experiment.meets_strong_attacks(n)]
+    runner.measure([(config, experiment.strong(profile, config.dataset)) for config in harder])
 
 
 def smoke() -> None:

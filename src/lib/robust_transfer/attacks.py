@@ -1,4 +1,4 @@
-"""Threat model and attacks: FGSM and PGD inside an l∞ ball, DeepFool; on images in [0, 1].
+"""Threat model and attacks: FGSM, PGD and stronger ones in an l∞ ball, DeepFool; images in [0, 1].
 
 Attacks ask nothing of a model but logits and input gradients, and leave it as they found it. They
 know nothing of training: the training loop uses them, and so can any other PyTorch model.
@@ -127,6 +127,142 @@ def fgsm(
     return PGD(threat_model=threat_model, steps=1, step_size=threat_model.epsilon, labels=labels)
 
 
+class MarginPGD(Config):
+    """PGD on the margin by which another class leads the true one, from random points of the ball.
+
+    The gradient is that of ``z_t − z_y``, logits of class t and of the true one, after Carlini and
+    Wagner (2017): other than that of the cross-entropy it does not vanish where a network is sure.
+    t is the likeliest other class of the moment, or, after Gowal et al. (2019), the likeliest
+    other ones of the clean image in turn. Steps get shorter, and an image is left alone at the
+    first iterate that fools the network.
+
+    Attributes:
+        threat_model: the allowed perturbations.
+        steps: gradient steps from each start.
+        step_size: length of the first step on the [0, 1] scale; the last one tends to zero.
+        targets: how many classes take their turn as t; 0 is the likeliest of the moment.
+        restarts: random starts, for every target.
+    """
+
+    threat_model: ThreatModel = ThreatModel()
+    steps: int = Field(30, ge=1)
+    step_size: float = Field(EPSILON / 2, ge=0, le=1)
+    targets: int = Field(0, ge=0)
+    restarts: int = Field(1, ge=1)
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, generator: Generator | None = None
+    ) -> Tensor:
+        """Attack a batch.
+
+        Args:
+            model: maps images to logits ``(N, classes)``; modes and gradients are left as found.
+            images: float ``(N, 3, H, W)`` in [0, 1].
+            labels: int64 ``(N,)``.
+            generator: of the starts, on the images' device; None draws the same ones every time.
+
+        Returns:
+            Adversarial images, like ``images``: what fooled the network, or else the last iterate.
+
+        Raises:
+            ValueError: images or labels of the wrong shape, type or range; independent labels.
+        """
+        image_batch(images, labels)
+        one_class_each(labels)
+        generator = generator or Generator(images.device).manual_seed(0)
+        images, found = images.detach(), images.detach().clone()
+        with in_mode(model, "eval"):
+            with torch.no_grad():
+                clean = model(images)
+            others = clean.float().scatter(1, labels[:, None], -torch.inf)
+            targets = others.topk(min(self.targets, clean.shape[1] - 1)).indices.T
+            left = torch.arange(len(images), device=images.device)
+            for target in self.restarts * (list(targets) or [None]):
+                noise = torch.empty_like(images).uniform_(-1, 1, generator=generator)
+                start = images + self.threat_model.epsilon * noise
+                aims = None if target is None else target[left]
+                tried, fooled = self._climb(model, images[left], labels[left], aims, start[left])
+                found[left] = tried
+                left = left[~fooled]
+                if not len(left):
+                    break
+        return found
+
+    def _climb(
+        self, model: nn.Module, images: Tensor, labels: Tensor, aims: Tensor | None, start: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The first iterates that fool the network, or the last ones, and where they do."""
+        adversarial = self.threat_model.project(start, images)
+        left = torch.arange(len(images), device=images.device)
+        for step in range(self.steps + 1):
+            size = self.step_size * (1 - step / self.steps)
+            moving, true = adversarial[left], labels[left]
+            aim = None if aims is None else aims[left]
+            logits, gradient = margin_gradient(model, moving, true, aim)
+            moved = self.threat_model.project(moving + size * gradient.sign(), images[left])
+            fools = logits.argmax(1) != true
+            adversarial[left] = torch.where(fools[:, None, None, None], moving, moved)
+            left = left[~fools]
+            if not len(left):
+                break
+        fooled = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        fooled[left] = False
+        return adversarial, fooled
+
+
+class InTurn(Config):
+    """Attacks one after the other, each on the images that withstood those before.
+
+    Attributes:
+        attacks: by name, from the cheapest on.
+    """
+
+    attacks: dict[str, PGD | MarginPGD] = Field(min_length=1)
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Attack a batch; see ``MarginPGD`` for arguments and errors.
+
+        Returns:
+            Adversarial images: of the first attack that fooled the network, or else of the last.
+        """
+        found = images.detach().clone()
+        for _, left, tried in self.rounds(model, images, labels):
+            found[left] = tried
+        return found
+
+    def rounds(
+        self, model: nn.Module, images: Tensor, labels: Tensor
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield the name of every attack, the indices of the images that it met, and its images."""
+        image_batch(images, labels)
+        one_class_each(labels)
+        left = torch.arange(len(images), device=images.device)
+        for name, attack in self.attacks.items():
+            if not len(left):
+                return
+            tried = attack(model, images[left], labels[left])
+            yield name, left, tried
+            with in_mode(model, "eval"), torch.no_grad():
+                left = left[model(tried).argmax(1) == labels[left]]
+
+
+def strongest(threat_model: ThreatModel | None = None) -> InTurn:
+    """What an accuracy should withstand before it is called robust: four attacks in turn.
+
+    PGD of 7 and of 50 steps, then the margin's, against the likeliest other class and against five
+    of them. It leaves what AutoAttack (Croce and Hein 2020) leaves, to a point or so.
+    """
+    ball = threat_model or ThreatModel()
+    shared = {"threat_model": ball, "step_size": ball.epsilon / 2}
+    attacks = {
+        "pgd_7": PGD(threat_model=ball, steps=7, step_size=ball.epsilon / 4),
+        "pgd_50": PGD(threat_model=ball, steps=50, step_size=ball.epsilon / 10),
+        "margin": MarginPGD(**shared),
+        "targeted": MarginPGD(**shared, targets=5),
+    }
+    return InTurn(attacks=attacks)
+
+
 def loss_of(logits: Tensor, labels: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:
     """Cross-entropy of classes; of independent labels the binary one, averaged over the labels.
 
@@ -187,8 +323,7 @@ def deepfool(
             have no single boundary; an unknown norm; no step.
     """
     image_batch(images, labels)
-    if labels.ndim > 1:
-        raise ValueError(f"labels have shape {tuple(labels.shape)}: DeepFool needs (N,), a class")
+    one_class_each(labels)
     order = {"l2": 2, "linf": torch.inf}[one_of("norm", norm, ("l2", "linf"))]
     if steps < 1:
         raise ValueError(f"steps = {steps}: allowed is 1 or more")
@@ -212,6 +347,29 @@ def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         images = _outside_inference(images.detach()).requires_grad_(True)
         labels = _outside_inference(labels)
         return torch.autograd.grad(loss_of(model(images), labels, reduction="sum"), images)[0]
+
+
+def margin_gradient(
+    model: nn.Module, images: Tensor, labels: Tensor, aims: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Logits, and the gradient with respect to ``images`` of how far another class leads.
+
+    Args:
+        model: maps images to logits ``(N, classes)``.
+        images: float ``(N, 3, H, W)``.
+        labels: int64 ``(N,)``.
+        aims: the other classes, int64 ``(N,)``; None is the likeliest other one of each image.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        images = _outside_inference(images.detach()).requires_grad_(True)
+        true = _outside_inference(labels)[:, None]
+        logits = model(images).float()
+        if aims is None:
+            lead = logits.scatter(1, true, -torch.inf).amax(1)
+        else:
+            lead = logits.gather(1, _outside_inference(aims)[:, None])[:, 0]
+        margin = (lead - logits.gather(1, true)[:, 0]).sum()
+        return logits.detach(), torch.autograd.grad(margin, images)[0]
 
 
 def _outside_inference(tensor: Tensor) -> Tensor:
@@ -246,6 +404,12 @@ def constant(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asking:
             parameter.requires_grad_(True)
+
+
+def one_class_each(labels: Tensor) -> None:
+    """Raise ValueError for independent labels, where no class leads another."""
+    if labels.ndim > 1:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}: allowed is (N,), a class each")
 
 
 def image_batch(images: Tensor, labels: Tensor) -> None:

@@ -10,6 +10,7 @@ from robust_transfer import paths
 from robust_transfer.davchev2019 import comparison, experiment, figures, runs, tables
 from robust_transfer.davchev2019.experiment import Network, Profile
 from robust_transfer.davchev2019.runs import Run
+from robust_transfer.davchev2019.tables import LAST
 from robust_transfer.evaluation.accuracies import COLUMNS
 from robust_transfer.myakala2022.experiment import Study, cells
 from robust_transfer.presentation.tables import (
@@ -33,9 +34,9 @@ HASH = 12
 
 def write(profile: Profile, store: Store, study: Study, study_store: Store) -> None:
     """Make every generated part, from the finished records of a profile and of a study."""
-    networks, how = experiment.grid(profile), experiment.evaluation(profile)
-    own = runs.find(networks, store, how)
-    again = runs.find(experiment.again(profile), store, how)
+    networks = experiment.grid(profile)
+    own = runs.find(networks, store, profile)
+    again = runs.find(experiment.again(profile), store, profile)
     records = [run.record for run in own + again]
     of_study = study_records(study, study_store)
     trained, data, fine_tuned = origins(records), fingerprints(own), origins(of_study)
@@ -67,7 +68,11 @@ def _card(run: Run) -> str:
         n = f"{evaluation.content['n']:,}"
         shares = {c: (evaluation.accuracy(c), *evaluation.interval(c)) for c in COLUMNS}
         facts |= {c: f"{percent_interval(*of)} % of {n} images" for c, of in shares.items()}
-        facts |= {"doubts": "; ".join(run.doubts)} if run.doubts else {}
+    if strong := run.strong:
+        n, shares = f"{strong.content['n']:,}", (strong.accuracy(LAST), *strong.interval(LAST))
+        facts["strong attacks"] = f"{percent_interval(*shares)} % of {n} images withstand them"
+    if run.doubts:
+        facts["doubts"] = "; ".join(run.doubts)
     table = pd.Series(facts).map(as_html).to_frame().to_html(header=False, escape=False, border=0)
     name = run.network.id
     summary = f"<summary>{run.label} <code>{name}</code></summary>"
@@ -117,9 +122,8 @@ def scales(shown: Profile, store: Store) -> str:
 
 def _scale(profile: Profile, store: Store) -> str:
     """A section with the finished rows of one profile; empty if nothing is trained yet."""
-    how = experiment.evaluation(profile)
-    own = runs.find(experiment.grid(profile), store, how)
-    again = runs.find(experiment.again(profile), store, how)
+    own = runs.find(experiment.grid(profile), store, profile)
+    again = runs.find(experiment.again(profile), store, profile)
     if any(run.network.in_table and run.evaluation is None for run in again):
         profile, again = profile.model_copy(update={"further_seeds": ()}), []  # wait for all seeds
     done = [run for run in own if run.evaluation]

@@ -157,14 +157,15 @@ def publish(profile: experiment.Profile, store: Store) -> list[str]:
         if network.role == "source" and there.find(network.config) is not None:
             continue  # what transfers started from; one trained anew since would void them
         _copy(store.lineage(network.config), target, weights=not network.further)
-        for name, content in store.beside(network.config, "evaluation-*.json").items():
-            write_sealed(target / folder_name(network.config) / name, content)
-    published = runs.find(networks, there, experiment.evaluation(profile))
+        for kind in ("evaluation", "strong"):
+            for name, content in store.beside(network.config, f"{kind}-*.json").items():
+                write_sealed(target / folder_name(network.config) / name, content)
+    published = runs.find(networks, there, profile)
     rows = [run for run in published if run.network.in_table]
-    harder = runs.find(experiment.to_attack_harder(networks), there, experiment.stronger(profile))
+    harder = [run for run in published if experiment.meets_strong_attacks(run.network)]
     missing = [_named(run) for run in published if run.record is None]
     missing += [f"evaluation of {_named(run)}" for run in rows if run.evaluation is None]
-    missing += [f"stronger attack on {_named(run)}" for run in harder if run.evaluation is None]
+    missing += [f"strong attacks on {_named(run)}" for run in harder if run.strong is None]
     if not missing:
         theirs = tables.paper()
         ours = tables.results([run for run in rows if not run.network.further])

@@ -5,7 +5,8 @@ from torch import nn
 
 from robust_transfer import paths
 from robust_transfer.config import one_of
-from robust_transfer.davchev2019 import experiment
+from robust_transfer.davchev2019 import experiment, runs
+from robust_transfer.davchev2019.tables import LAST
 from robust_transfer.evaluation.accuracies import COLUMNS
 from robust_transfer.records.store import Store
 
@@ -43,20 +44,25 @@ def published() -> pd.DataFrame:
     Returns:
         ``profile``, ``id``, ``seed``, ``label``, ``data`` set, whether there are ``weights`` to
         load, the folder of its ``record``, and, where it was evaluated, the five accuracies in
-        [0, 1] on ``n`` test images, with what makes one ``doubts`` them.
+        [0, 1] on ``n`` test images; what strong attacks leave of the first of them; and
+        what makes one doubt these numbers.
     """
     rows = []
     for profile, store in map(_read, sorted(path.stem for path in paths.PROFILES.glob("*.yaml"))):
-        how = experiment.evaluation(profile)
-        for network in experiment.grid(profile) + experiment.again(profile):
-            if (record := store.find(config := network.config)) is None:
+        networks = experiment.grid(profile) + experiment.again(profile)
+        for run in runs.find(networks, store, profile):
+            network, record, config = run.network, run.record, run.network.config
+            if record is None:
                 continue
             row = {"profile": profile.profile, "id": network.id, "seed": config.seed}
             row |= {"label": network.label, "data": config.dataset, "record": record.folder.name}
             row["weights"] = store.find(config, weights=True) is not None
-            if evaluation := how.find(store, config):
+            if evaluation := run.evaluation:
                 row |= {column: evaluation.accuracy(column) for column in COLUMNS}
-                row |= {"n": evaluation.content["n"], "doubts": "; ".join(evaluation.doubts)}
+                row["n"] = evaluation.content["n"]
+            if run.strong:
+                row["strong"] = run.strong.accuracy(LAST)
+            row["doubts"] = "; ".join(run.doubts)
             rows.append(row)
     return pd.DataFrame(rows).convert_dtypes()
 

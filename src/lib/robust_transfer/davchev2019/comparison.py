@@ -25,11 +25,14 @@ BY_TARGET = {
 
 
 def side_by_side(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """Per column of Table 1 ours, the paper's and the difference, in percent."""
+    """Per column of Table 1 ours, the paper's and the difference, in percent; ours ``strong``."""
     columns = list(COLUMNS)
     ours_, paper = ours[columns], theirs[columns]
     parts = {"ours": 100 * ours_, "paper": 100 * paper, "difference": 100 * (ours_ - paper)}
-    return pd.concat(parts, axis=1).swaplevel(axis=1)[columns].set_axis(ours["label"], axis=0)
+    table = pd.concat(parts, axis=1).swaplevel(axis=1)[columns]
+    if "strong" in ours:
+        table["strong", "ours"] = 100 * ours["strong"]
+    return table.set_axis(ours["label"], axis=0)
 
 
 def tolerances(theirs: pd.DataFrame) -> pd.DataFrame:

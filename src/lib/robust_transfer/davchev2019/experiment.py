@@ -11,10 +11,11 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from robust_transfer import paths
-from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm
+from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm, strongest
 from robust_transfer.config import MOST, Config, Seed, one_of, read
 from robust_transfer.data.registry import DataSetName, one_class_an_image
 from robust_transfer.evaluation.accuracies import EvaluationConfig
+from robust_transfer.evaluation.strong import StrongConfig
 from robust_transfer.networks import transfer
 from robust_transfer.networks.registry import NetworkName
 from robust_transfer.training.engine import Precision
@@ -48,9 +49,6 @@ HEADLINE = ("pgd", "pgd-nat-stage3", "nat-pgd-all", "pgd-pgd-stage3", "pgd-pgd-a
 
 COMPARED = (("pgd-pgd-all", "pgd"), ("nat-pgd-all", "pgd"), ("pgd-pgd-all", "nat-pgd-all"))
 """The difference in the headline, and its two parts: any pre-training, and a robust one."""
-
-STRONGER = ("nat", "fgsm", "fgsm_no_ll", *HEADLINE)
-"""Rows that also meet a stronger attack; see ``stronger``."""
 
 
 class Profile(Config):
@@ -230,20 +228,20 @@ def evaluation(profile: Profile) -> EvaluationConfig:
     )
 
 
-def stronger(profile: Profile) -> EvaluationConfig:
-    """The evaluation again with PGD of 50 steps, ε/10 long, on 1,000 test images at most.
+def strong(profile: Profile, dataset: str) -> StrongConfig:
+    """How rows of Table 1, and sources, meet stronger attacks, on 1,000 test images at most.
 
-    Seven steps end near the first maximum of the loss; what more and finer ones still find says how
-    much of an accuracy is owed to the paper's modest attack.
+    The paper's seven steps end near the first maximum of the loss. What finer and longer attacks
+    still find says how much of an accuracy is owed to that modest one.
     """
-    changes = {"steps": 50, "step_size": 0.1 * profile.epsilon}
-    changes["test_size"] = min(1000, profile.test_size)
-    return evaluation(profile).model_copy(update=changes)
+    attacks = strongest(ThreatModel(epsilon=profile.epsilon))
+    size = min(1000, profile.test_size)
+    return StrongConfig(dataset=dataset, test_size=size, attacks=attacks)
 
 
-def to_attack_harder(table: list[Network]) -> list[Network]:
-    """The rows that also meet the ``stronger`` attack, of the profile's own seed."""
-    return [network for network in table if network.id in STRONGER and not network.further]
+def meets_strong_attacks(network: Network) -> bool:
+    """Whether a network does: all but the surrogate, of the profile's own seed."""
+    return network.role != "surrogate" and not network.further
 
 
 def rows(table: list[Network]) -> list[Network]:

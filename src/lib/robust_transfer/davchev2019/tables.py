@@ -21,6 +21,12 @@ from robust_transfer.presentation.tables import (
 )
 from robust_transfer.records.store import Record
 
+LAST = "targeted"
+"""The last of the strong attacks, whose outcomes are those of all."""
+STAGES = {"fgsm": "FGSM", "pgd_7": "PGD-7", "pgd_50": "then PGD-50"}
+STAGES |= {"margin": "then its margin", LAST: "then five margins"}
+"""Outcomes under strong attacks for readers."""
+
 
 def trainings(networks: list[Network], records: list[Record]) -> pd.DataFrame:
     """What was trained and how it went, a row per network, from the run records."""
@@ -68,15 +74,18 @@ def results(runs: list[Run]) -> pd.DataFrame:
     Returns:
         One row a network, indexed by its id: ``label``, marked where its numbers are doubted,
         ``source``, ``target``, ``strategy``, ``n`` and, for every column of Table 1, the accuracy
-        in [0, 1] and its interval ``…_low``, ``…_high``.
+        in [0, 1] and its interval ``…_low``, ``…_high``; likewise what is left after strong attacks
+        in ``strong``, where that was measured, on fewer images.
     """
     table = []
     for run in runs:
         if evaluation := run.evaluation:
             row = _identity(run.network) | {"label": run.label, "n": evaluation.content["n"]}
-            for column in COLUMNS:
-                row[column] = evaluation.accuracy(column)
-                row[f"{column}_low"], row[f"{column}_high"] = evaluation.interval(column)
+            measured = [(column, column, evaluation) for column in COLUMNS]
+            measured += [("strong", LAST, run.strong)] if run.strong else []
+            for name, column, found in measured:
+                row[name] = found.accuracy(column)
+                row[f"{name}_low"], row[f"{name}_high"] = found.interval(column)
             table.append(row)
     return pd.DataFrame(table).set_index("id")
 
@@ -123,30 +132,23 @@ def with_intervals(ours: pd.DataFrame) -> pd.DataFrame:
     """Accuracies with their 95 % intervals for readers, in percent."""
     shown = {
         c: [percent_interval(*ends) for ends in ours[[c, f"{c}_low", f"{c}_high"]].to_numpy()]
-        for c in COLUMNS
+        for c in (*COLUMNS, *({"strong"} & {*ours}))
     }
     return pd.DataFrame(shown, index=ours["label"])
 
 
-def withstood(runs: list[Run], harder: list[Run]) -> pd.DataFrame:
-    """What the paper's white-box PGD, a longer one, and either of them leave, in percent.
+def withstood(runs: list[Run]) -> pd.DataFrame:
+    """What every attack in turn leaves of the same test images, in percent, a row per network.
 
-    Which attack finds an error is chance to some degree; robust is at most what withstands both.
-
-    Args:
-        runs: evaluated by the paper's attack.
-        harder: some of them by the stronger one, on the first of the same test images.
+    Which attack finds an error is chance to some degree, so a column counts what withstands its
+    attack and all those before it; FGSM stands apart.
     """
-    evaluated, table = {run.network: run.evaluation for run in runs}, {}
-    for run in harder:
-        before, after = evaluated[run.network], run.evaluation
-        hits = before.outcomes["wb_pgd"][: after.content["n"]], after.outcomes["wb_pgd"]
-        table[run.label] = {
-            f"PGD-{before.content['config']['steps']}": percent(hits[0].mean()),
-            f"PGD-{after.content['config']['steps']}": percent(hits[1].mean()),
-            "both": percent((hits[0] & hits[1]).mean()),
-        }
-    return pd.DataFrame.from_dict(table, "index")
+    table = {}
+    for run in runs:
+        if found := run.strong:
+            row = table[run.label] = {c: percent(found.accuracy(c)) for c in found.outcomes}
+            row[LAST] = percent_interval(found.accuracy(LAST), *found.interval(LAST))
+    return pd.DataFrame.from_dict(table, "index").rename(columns=STAGES)
 
 
 def masking(runs: list[Run]) -> pd.DataFrame:

@@ -30,8 +30,10 @@ CONTRADICTIONS = {
     "white-box PGD is weaker than black-box PGD": ("wb_pgd", "bb_pgd"),
     "white-box PGD is weaker than FGSM": ("wb_pgd", "wb_fgsm"),
     "FGSM images are classified better than clean ones": ("wb_fgsm", "natural"),
+    "PGD is weaker than FGSM": ("pgd_7", "fgsm"),
+    "images under FGSM are classified better than clean ones": ("fgsm", "natural"),
 }
-"""What is said where the first accuracy is higher than the second."""
+"""What is said where the first accuracy is higher than the second, if both were measured."""
 SURROGATE_BATCH = 250
 """Images at once through the surrogate, by reckoning 3.5 GB of a DenseNet-121's activations."""
 
