@@ -23,7 +23,9 @@ PAPER = re.compile(r"\bpaper|davchev|myakala", re.I)
 
 LEVEL = {"95 %": "level of every interval"}
 CONSTANTS = {
-    "README": {"3.11": "version of Python", "1905.02675": "of the paper on arXiv"},
+    "README": {"1905.02675": "of the paper on arXiv"}
+    | dict.fromkeys(("3.11", "3.14"), "version of Python")
+    | dict.fromkeys(("3.3", "6.4", "4.1", "2.3"), "GB of installed packages"),
     "intro": LEVEL,
     "methods": LEVEL
     | {
