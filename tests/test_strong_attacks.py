@@ -63,8 +63,8 @@ def test_attacks_in_turn_never_leave_more_than_the_first(network, shown):
     images, labels = shown
     attack = strongest(ThreatModel(epsilon=0.03))
     met = {name: places for name, places, _ in attack.rounds(network, images, labels)}
-    assert list(met) == ["pgd_7", "pgd_50", "margin", "targeted"][: len(met)]
-    weak = right(network, attack.attacks["pgd_7"](network, images, labels), labels)
+    assert list(met) == ["pgd_7", "pgd_50", "margin", "margin_5"][: len(met)]
+    weak = right(network, attack.named["pgd_7"](network, images, labels), labels)
     assert torch.equal(met["pgd_50"], weak.nonzero()[:, 0])
     strong = right(network, attack(network, images, labels), labels)
     assert not (strong & ~weak).any() and 0 < strong.sum() < weak.sum()
@@ -127,4 +127,5 @@ def test_independent_labels_and_bad_images_are_refused(attack, shown):
 def test_attacks_in_turn_are_read_as_they_were_written():
     attack = strongest(BALL)
     assert InTurn(**attack.model_dump(mode="json")) == attack
-    assert [type(a) for a in attack.attacks.values()] == [PGD, PGD, MarginPGD, MarginPGD]
+    assert hash(attack) == hash(strongest(BALL)) != hash(strongest())
+    assert [type(a) for a in attack.attacks] == [PGD, PGD, MarginPGD, MarginPGD]

@@ -11,7 +11,7 @@ from robust_transfer.evaluation.strong import StrongConfig
 
 CPU = torch.device("cpu")
 BALL = ThreatModel(epsilon=0.05)
-STAGES = ["natural", "fgsm", "pgd_7", "pgd_50", "margin", "targeted"]
+STAGES = ["natural", "fgsm", "pgd_7", "pgd_50", "margin", "margin_5"]
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,13 @@ def test_each_attack_counts_what_withstood_those_before(trained, family, harder)
     for name in STAGES[2:]:
         assert not (found[name] & ~before).any()
         before = found[name]
-    assert found["targeted"].sum() < found["pgd_7"].sum() < found["natural"].sum()
+    assert found["margin_5"].sum() < found["pgd_7"].sum() < found["natural"].sum()
     model.eval()
     pixels, labels = next(images.batches(300))
     with torch.no_grad():
         natural = (model(pixels).argmax(1) == labels).numpy()
         single = (model(fgsm(BALL)(model, pixels, labels)).argmax(1) == labels).numpy()
-        usual = harder.attacks.attacks["pgd_7"](model, pixels, labels)
+        usual = harder.attacks.named["pgd_7"](model, pixels, labels)
         paper = (model(usual).argmax(1) == labels).numpy()
     assert np.array_equal(found["natural"], natural) and np.array_equal(found["fgsm"], single)
     assert np.array_equal(found["pgd_7"], natural & paper)
@@ -45,7 +45,7 @@ def test_a_network_of_which_nothing_is_left_has_all_columns(trained, family):
     found = strong.withstood(
         trained.model(family["baseline"]), load("glyphs10", "test", 60), everything
     )
-    assert list(found) == STAGES and not found["targeted"].any()
+    assert list(found) == STAGES and not found["margin_5"].any()
 
 
 def test_it_is_stored_and_found_again(store, family, harder):

@@ -75,6 +75,11 @@ class PGD(Config):
     labels: Literal["true", "predicted"] = "true"
     mode: Literal["eval", "train"] = "eval"
 
+    @property
+    def name(self) -> str:
+        """A name for columns."""
+        return f"pgd_{self.steps}"
+
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, generator: Generator | None = None
     ) -> Tensor:
@@ -150,6 +155,11 @@ class MarginPGD(Config):
     targets: int = Field(0, ge=0)
     restarts: int = Field(1, ge=1)
 
+    @property
+    def name(self) -> str:
+        """A name for columns."""
+        return f"margin_{self.targets}" if self.targets else "margin"
+
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, generator: Generator | None = None
     ) -> Tensor:
@@ -214,10 +224,15 @@ class InTurn(Config):
     """Attacks one after the other, each on the images that withstood those before.
 
     Attributes:
-        attacks: by name, from the cheapest on.
+        attacks: from the cheapest on.
     """
 
-    attacks: dict[str, PGD | MarginPGD] = Field(min_length=1)
+    attacks: tuple[PGD | MarginPGD, ...] = Field(min_length=1)
+
+    @property
+    def named(self) -> dict[str, PGD | MarginPGD]:
+        """The attacks by name: ``pgd_`` and its steps, ``margin_`` and its targets, or ``margin``."""
+        return {attack.name: attack for attack in self.attacks}
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Attack a batch; see ``MarginPGD`` for arguments and errors.
@@ -237,7 +252,7 @@ class InTurn(Config):
         image_batch(images, labels)
         one_class_each(labels)
         left = torch.arange(len(images), device=images.device)
-        for name, attack in self.attacks.items():
+        for name, attack in self.named.items():
             if not len(left):
                 return
             tried = attack(model, images[left], labels[left])
@@ -254,13 +269,9 @@ def strongest(threat_model: ThreatModel | None = None) -> InTurn:
     """
     ball = threat_model or ThreatModel()
     shared = {"threat_model": ball, "step_size": ball.epsilon / 2}
-    attacks = {
-        "pgd_7": PGD(threat_model=ball, steps=7, step_size=ball.epsilon / 4),
-        "pgd_50": PGD(threat_model=ball, steps=50, step_size=ball.epsilon / 10),
-        "margin": MarginPGD(**shared),
-        "targeted": MarginPGD(**shared, targets=5),
-    }
-    return InTurn(attacks=attacks)
+    short = PGD(threat_model=ball, steps=7, step_size=ball.epsilon / 4)
+    long = PGD(threat_model=ball, steps=50, step_size=ball.epsilon / 10)
+    return InTurn(attacks=(short, long, MarginPGD(**shared), MarginPGD(**shared, targets=5)))
 
 
 def loss_of(logits: Tensor, labels: Tensor, reduction: Literal["mean", "sum"] = "mean") -> Tensor:

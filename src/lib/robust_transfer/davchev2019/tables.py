@@ -21,7 +21,7 @@ from robust_transfer.presentation.tables import (
 )
 from robust_transfer.records.store import Record
 
-LAST = "targeted"
+LAST = "margin_5"
 """The last of the strong attacks, whose outcomes are those of all."""
 STAGES = {"fgsm": "FGSM", "pgd_7": "PGD-7", "pgd_50": "then PGD-50"}
 STAGES |= {"margin": "then its margin", LAST: "then five margins"}

@@ -35,13 +35,8 @@ class StrongConfig(MeasurementConfig):
 
     @property
     def passes(self) -> float:
-        attacks = self.attacks.attacks.values()
+        attacks = self.attacks.attacks
         return sum(0.67 * attack.steps for attack in attacks) / 2  # most images drop out
-
-    @property
-    def last(self) -> str:
-        """Name of the last attack, whose outcomes are those of all."""
-        return list(self.attacks.attacks)[-1]
 
     def _measure(self, model: nn.Module, images: Images, prepared: dict[str, Tensor]) -> dict:
         right = withstood(model, images, self.attacks)
@@ -65,7 +60,7 @@ def withstood(model: nn.Module, images: Images, attacks: InTurn) -> dict[str, np
         bool ``(N,)`` for ``natural``, for ``fgsm`` at the budget of the first attack, and for every
         attack: right without an attack, under it and under those before.
     """
-    single = fgsm(next(iter(attacks.attacks.values())).threat_model)
+    single = fgsm(attacks.attacks[0].threat_model)
     size = batch_size(BATCH[images.labels.device.type], model, images.pixels)
     found = []
     with in_mode(model, "eval"), torch.no_grad():
@@ -80,5 +75,5 @@ def withstood(model: nn.Module, images: Images, attacks: InTurn) -> dict[str, np
                 left = left.clone()
                 left[places[met]] = model(tried).argmax(1) == labels[places[met]]
                 right[name] = left
-            found.append(right | {n: left for n in attacks.attacks if n not in right})  # none left
+            found.append(right | {n: left for n in attacks.named if n not in right})  # none left
     return joined(found)
