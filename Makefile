@@ -8,7 +8,7 @@ RESULTS_DIR ?= results
 TORCH ?=
 BIN := .venv/bin
 
-.PHONY: reproduce run book test test-slow test-all benchmark publish lock clean
+.PHONY: reproduce run book verify test test-slow test-all benchmark publish lock clean
 
 reproduce: run  ## the whole way on the embedded images, then the book
 
@@ -17,6 +17,11 @@ run: .venv/installed  ## train, evaluate, execute the notebooks, build the book
 
 book: .venv/installed  ## the published book, from the records in book/results
 	$(BIN)/python -m robust_transfer run --published --results-dir "$(RESULTS_DIR)"
+
+CELL ?= pgd-pgd-all wb_pgd
+verify: .venv/installed  ## attack a published network again, image by image: CELL='pgd-pgd-all wb_pgd'
+	$(BIN)/python -m robust_transfer verify --cell "$(CELL)" --data-dir "$(DATA_DIR)" \
+	  $(if $(filter file,$(origin PROFILE)),,--profile "$(PROFILE)")
 
 publish: .venv/installed  ## copy finished records to book/results
 	$(BIN)/python -m robust_transfer publish --profile "$(PROFILE)" --results-dir "$(RESULTS_DIR)"

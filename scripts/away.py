@@ -341,6 +341,8 @@ def _checked(options: argparse.Namespace) -> tuple[Profile, Runner]:
     """What the options say; an error, before minutes are spent, if they cannot work."""
     profile = experiment.read_profile(experiment.profile_path(options.profile))
     select(profile, options.networks)
+    for name in ("packs", "home", "data_dir"):
+        setattr(options, name, os.path.expanduser(getattr(options, name)))
     if options.home and not Path(options.home).is_file():
         raise ValueError(f"home = {options.home!r}: no such file")
     for name in ("packs", "results_dir", "data_dir"):

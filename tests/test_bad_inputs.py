@@ -43,6 +43,9 @@ CASES = [
     (study, {"study": "huge"}, "study = 'huge': allowed are laptop, paper, smoke, or a file"),
     (profile, {"epsilom": 0.1}, "unknown parameter epsilom; known: .*epsilon"),
     (Runner, {"workers": "two"}, "workers = 'two': "),
+    (Runner, {"workers": True}, "workers = True: allowed is no yes or no"),
+    (Runner, {"results_dir": ""}, "results_dir = '': String should have at least 1 character"),
+    (profile, {"data_dir": "~nobody-here/x"}, "~nobody-here/x: nobody of that name has a home"),
 ]
 
 
@@ -62,6 +65,13 @@ FILES = {
     "epsilon: 0.1": "a profile gives its name; profile is missing",
     "profile: caf\xe9": "not YAML: 'utf-8' codec can't decode byte 0xe9 ",
     "profile: [a": "not YAML: ",
+    "profile: a\nepochs: 010": "not YAML: 010: numbers are written as decimals",
+    "profile: a\nepochs: 1:30": "not YAML: 1:30: numbers are written as decimals",
+    "profile: 2024-13-45": "not YAML: month must be in 1..12",
+    "profile: a\nepsilon: yes": "epsilon = True: allowed is no yes or no",
+    "profile: a\nepsilon: 8e0": "epsilon = '8e0': .* 8 of 256 levels is 0.03125",
+    "profile: a\nlearning_rate: .inf": "learning_rate = inf: Input should be a finite number",
+    "profile: a\ndecay_epochs: [-5]": "decay_epochs.0 = -5: .* greater than or equal to 0",
 }
 
 
@@ -82,8 +92,9 @@ COMMANDS = {
     "run --faster": (2, "unrecognized arguments: --faster"),
     "run --workers -1": (1, "workers = -1: Input should be greater than or equal to 0"),
     "run --profile slow": (1, "profile = 'slow': allowed are fast, "),
+    "publish --results-dir nowhere": (1, "results_dir = '.*nowhere': no such folder"),
     "publish --profile slow": (1, "profile = 'slow': allowed are fast, "),
-    "run --profile laptop --data-dir nowhere": (1, "data_dir = '.*nowhere': no cifar100/train"),
+    "run --profile laptop --data-dir nowhere": (1, "data_dir = '.*nowhere': no such folder"),
 }
 
 

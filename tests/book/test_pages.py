@@ -77,6 +77,6 @@ def test_a_card_says_that_a_network_was_published_without_weights(scale, tmp_pat
     store = Store(tmp_path / "mine", scale)
     networks = experiment.select(experiment.grid(SMOKE), ["nat", "pgd"])
     (store.find(networks[1].config).folder / "weights.safetensors").unlink()
-    shown = pages.cards(runs.find(networks, store, experiment.evaluation(SMOKE)))
+    shown = pages.cards(runs.find(networks, store, SMOKE))
     with_weights, without = shown.split('id="pgd"')
     assert "without weights" in without and "without weights" not in with_weights

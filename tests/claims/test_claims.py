@@ -42,7 +42,7 @@ def runs_of(profile: experiment.Profile) -> list[runs.Run]:
     """What is published of the networks of a profile."""
     store = Store("results", paths.PUBLISHED / "laptop")
     networks = experiment.grid(profile) + experiment.again(profile)
-    return runs.find(networks, store, experiment.evaluation(profile))
+    return runs.find(networks, store, profile)
 
 
 def as_printed(cell, seed, attack, epsilon):

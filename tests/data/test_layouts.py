@@ -338,6 +338,8 @@ def test_an_unknown_finding_is_named(nih, finding):
     [
         (LISTED, "00000004_000.png", "test_list.txt: 00000004_000.png stands there twice"),
         (TABLE, "00000010_000.png,No Finding,10,50", "csv: 00000010_000.png stands there twice"),
+        (LISTED, "00000099_000.png", "test_list.txt: 00000099_000.png is not in Data_Entry_2017"),
+        (TABLE, "00000011_000.png,Mass|No Finding,11,50", "'Mass|No Finding': allowed is No Fin"),
         (LISTED, "00000008_000.png", "1 of Image Index are in train_val_list.txt and test_list"),
         (TABLE, "00000008_001.png,Edema,8,50", "1 of Patient ID are in .*, the first of them 8;"),
     ],
@@ -349,6 +351,7 @@ def test_images_and_patients_that_stand_twice_are_named(nih, file, lines, messag
     if lines.startswith("00000008_001"):
         with (nih / NIH / "test_list.txt").open("a") as end:
             end.write("00000008_001.png\n")
+    message = message.replace("|", r"\|")
     refused(ValueError, f".*{message}", NIH, "train", 1, str(nih))
 
 

@@ -158,3 +158,56 @@ def test_other_labels_are_refused_where_the_data_set_enters(kind, labels, line):
     with pytest.raises(ValueError, match=f"^own train: {line}") as caught:
         load("own", "train", 40)
     assert "\n" not in str(caught.value)
+
+
+def test_a_sixteen_bit_image_is_turned_too(tmp_path):
+    file = folders(tmp_path)
+    file.unlink()
+    upper = np.zeros((8, 8), np.uint16)
+    upper[:4] = 65535
+    image = Image.fromarray(upper)
+    exif = image.getexif()
+    exif[0x0112] = 6  # the camera was held upright
+    image.save(file, exif=exif)
+    shown = first_of_class(tmp_path)[0]
+    assert shown[:, 4:].min() == 255 and shown[:, :4].max() == 0
+
+
+def test_an_image_of_a_kind_that_is_not_read_is_named(tmp_path):
+    file = folders(tmp_path)
+    Image.fromarray(GREY).save(file.with_suffix(".gif"))
+    with pytest.raises(ValueError, match=r"a/0\.gif is an image of a kind that is not read; allow"):
+        load("own", "train", 2, str(tmp_path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Careless(DataSet):
+    """Finds so many images of so many classes, in their order, whatever it is asked for."""
+
+    found: int
+    shown: int
+
+    def find(self, split: str, count: int, data_dir: str) -> Found:
+        pixels = np.zeros((self.found, 8, 8, 3), np.uint8)
+        return in_memory(pixels), np.arange(self.found) * self.shown // self.found
+
+
+@pytest.mark.parametrize(
+    ("classes", "found", "shown", "line"),
+    [
+        (2, 40, 2, "own train: it found 40 images; allowed are 100, as many as were asked for"),
+        (2, 15, 2, "own train: it found 15 images; allowed are 100, as many as were asked for"),
+        (100, 100, 4, "own train: the first 100 images show 4 of 100 classes; allowed are images"),
+        (20, 100, 10, "own train: the first 100 images show 10 of 20 classes; allowed are image"),
+        (100, 100, 60, None),
+        (20, 100, 19, None),
+    ],
+)
+def test_a_careless_data_set_is_told_so(classes, found, shown, line):
+    names = [str(label) for label in range(classes)]
+    register(Careless(name="own", class_names=names, side=8, found=found, shown=shown))
+    if line is None:
+        assert len(load("own", "train", 100)) == 100
+        return
+    with pytest.raises(ValueError, match=line):
+        load("own", "train", 100)

@@ -12,18 +12,17 @@ from robust_transfer.davchev2019 import tables
 from robust_transfer.davchev2019.experiment import (
     DEFENCES,
     HEADLINE,
-    STRONGER,
     Profile,
     again,
     evaluation,
     grid,
     inner_attack,
+    meets_strong_attacks,
     profile_path,
     read_profile,
     rows,
     select,
-    stronger,
-    to_attack_harder,
+    strong,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -209,7 +208,7 @@ def test_how_networks_are_evaluated_does_not_change_their_training(table, change
 
 def test_an_unknown_parameter_is_named_with_the_known_ones(tmp_path):
     (tmp_path / "mine.yaml").write_text("profile: mine\nepoch: 3\n")
-    with pytest.raises(ValueError, match=r"^unknown parameter epoch; known: ") as caught:
+    with pytest.raises(ValueError, match=r"unknown parameter epoch; known: ") as caught:
         read_profile(tmp_path / "mine.yaml")
     message = str(caught.value)
     assert "\n" not in message
@@ -276,12 +275,15 @@ def test_an_unknown_defence_is_named_with_the_known_ones():
         inner_attack(Profile(), "trades")
 
 
-def test_the_stronger_attack_differs_in_nothing_but_strength_and_images():
+def test_strong_attacks_begin_with_the_papers_and_are_met_by_rows_and_sources():
     profile = read_profile(profile_path("paper"))
-    usual, harder = evaluation(profile), stronger(profile)
-    assert harder.attacks["pgd"].steps == 50 > usual.attacks["pgd"].steps
-    assert harder.attacks["pgd"].step_size == pytest.approx(profile.epsilon / 10)
-    same = {"steps": usual.steps, "step_size": usual.step_size, "test_size": usual.test_size}
-    assert harder.test_size == 1000 and harder.model_copy(update=same) == usual
-    met = to_attack_harder(grid(profile) + again(profile))
-    assert sorted(network.id for network in met) == sorted(STRONGER)
+    usual, harder = evaluation(profile), strong(profile, "cifar100")
+    first, long, *margins = harder.attacks.attacks
+    assert first == usual.attacks["pgd"] and long.steps == 50
+    assert {attack.threat_model for attack in harder.attacks.attacks} == {usual.threat_model}
+    assert [attack.targets for attack in margins] == [0, 5]
+    assert harder.dataset == "cifar100" and harder.test_size == 1000
+    assert strong(profile.model_copy(update={"test_size": 60}), "cifar10").test_size == 60
+    again_too = profile.model_copy(update={"further_seeds": (1,)})
+    met = [n for n in grid(again_too) + again(again_too) if meets_strong_attacks(n)]
+    assert len(met) == 28 and "surrogate" not in {network.id for network in met}

@@ -108,15 +108,24 @@ def test_several_seeds_widen_the_interval_and_show_their_spread():
     assert comparison.comparisons(runs, [("pgd", "pgd")])["seeds"].to_list() == [2]
 
 
-def test_a_stronger_attack_is_compared_on_the_images_that_it_met():
-    before = Evaluation({"wb_pgd": np.array([0, 1, 1, 1, 1, 1], bool)}, {"config": {"steps": 7}})
-    after = Evaluation({"wb_pgd": np.array([1, 0, 0, 1], bool)}, {"n": 4, "config": {"steps": 50}})
-    nat, pgd = experiment.select(ROWS, ["nat", "pgd"])
-    runs = [Run(nat, None, after), Run(pgd, None, before)]
-    shown = tables.withstood(runs, [Run(pgd, None, after)])
-    assert shown.loc["R<sub>pgd</sub>"].to_dict() == {
-        "PGD-7": "75.0", "PGD-50": "50.0", "both": "25.0",
+def test_what_strong_attacks_leave_stands_in_its_own_table_and_beside_table_1(paper):
+    outcomes = {
+        "natural": [1, 1, 1, 1], "fgsm": [1, 1, 1, 0], "pgd_7": [1, 1, 0, 0],
+        "pgd_50": [1, 1, 0, 0], "margin": [1, 0, 0, 0], "margin_5": [0, 0, 0, 0],
     }  # fmt: skip
+    strong = Evaluation({k: np.array(v, bool) for k, v in outcomes.items()}, {"n": 4})
+    nat, pgd = experiment.select(ROWS, ["nat", "pgd"])
+    runs = [Run(nat, None, evaluation([1, 1, 1, 0])), Run(pgd, None, evaluation([1] * 4), strong)]
+    shown = tables.withstood(runs)
+    assert shown.loc["R<sub>pgd</sub>"].to_list() == [
+        "100.0", "75.0", "50.0", "50.0", "25.0", "0.0 [0.0,\N{NO-BREAK SPACE}49.0]",
+    ]  # fmt: skip
+    ours = tables.results(runs)
+    assert ours["strong"].isna().to_list() == [True, False] and ours.loc["pgd", "strong"] == 0
+    both = comparison.side_by_side(ours, paper.loc[["nat", "pgd"]])
+    assert both["strong", "ours"].iloc[1] == 0 and ("strong", "paper") not in both
+    told = tables.with_intervals(ours)["strong"].to_list()
+    assert told == ["", "0.0 [0.0,\N{NO-BREAK SPACE}49.0]"]
 
 
 @pytest.mark.parametrize(

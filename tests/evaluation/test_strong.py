@@ -59,4 +59,7 @@ def test_it_is_stored_and_found_again(store, family, harder):
     for name, hits in made.outcomes.items():
         assert np.array_equal(again.outcomes[name], hits)
         assert again.accuracy(name) == made.content["accuracies"][name]
+    other = harder.model_copy(update={"attacks": strongest(ThreatModel(epsilon=0.06))})
+    path.rename(path.with_name(other.file_name))  # as another's
+    assert harder.find(store, config) is None and other.find(store, config) is None
     assert StrongConfig(**harder.model_dump(mode="json")).hash == harder.hash

@@ -1,5 +1,6 @@
-"""Command line: run the pipeline, build the published book, or publish records."""
+"""Command line: run the pipeline, build the published book, publish records, or verify a cell."""
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from robust_transfer import paths
 from robust_transfer.book import pipeline
 from robust_transfer.config import Parser, say
 from robust_transfer.davchev2019 import experiment
+from robust_transfer.davchev2019.verification import Verification, verify
 from robust_transfer.myakala2022.experiment import published_study, read_study
 from robust_transfer.records.store import Store
 
@@ -27,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         return say(error, 2)
     try:
+        if options.command == "verify":
+            print(_verify(options))
+            return 0
         as_published = options.published and not options.profile  # nothing is trained
         chosen = experiment.published_profile() if as_published else options.profile or "smoke"
         profile = experiment.profile_path(chosen)
@@ -45,6 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _verify(options: argparse.Namespace) -> Verification:
+    """Measure a cell again."""
+    name, _, column = options.cell.partition(" ")
+    data_dir, device = paths.resolve(options.data_dir), options.device or "cpu"
+    return verify(name, column, profile=options.profile or "", data_dir=data_dir, device=device)
+
+
 def _study_of(profile: Path) -> Path | None:
     """The study of the same name as a profile; None if it has none, and is paper A's alone."""
     own = paths.STUDIES / f"{profile.stem}.yaml"
@@ -56,6 +68,8 @@ def _publish(profile: Path, results_dir: str) -> None:
     jobs = [(pipeline.publish, experiment.read_profile(profile))]
     if own := _study_of(profile):
         jobs.append((pipeline.publish_study, read_study(own)))
+    if not Path(results_dir).is_dir():
+        raise ValueError(f"results_dir = {results_dir!r}: no such folder")
     for publish, what in jobs:
         target = paths.PUBLISHED / what.folder
         missing = publish(what, Store(results_dir, target))
@@ -66,11 +80,12 @@ def _publish(profile: Path, results_dir: str) -> None:
 
 def _parser() -> Parser:
     parser = Parser(prog="robust_transfer", description=__doc__)
-    parser.add_argument("command", choices=("run", "publish"))
+    parser.add_argument("command", choices=("run", "publish", "verify"))
     parser.add_argument(
         "--profile", help="name or file; else smoke, or the published book's with --published"
     )
     parser.add_argument("--published", action="store_true", help="start from book/results")
+    parser.add_argument("--cell", default="", help="to verify: 'pgd-pgd-all wb_pgd', say")
     parser.add_argument("--data-dir", default="", help="folder of the images")
     parser.add_argument("--results-dir", default="results", help="folder of the records")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"))

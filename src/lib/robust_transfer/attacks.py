@@ -231,7 +231,7 @@ class InTurn(Config):
 
     @property
     def named(self) -> dict[str, PGD | MarginPGD]:
-        """The attacks by name: ``pgd_`` and its steps, ``margin_`` and its targets, or ``margin``."""
+        """The attacks by name, of their kind with its steps or its targets."""
         return {attack.name: attack for attack in self.attacks}
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -292,9 +292,17 @@ def loss_of(logits: Tensor, labels: Tensor, reduction: Literal["mean", "sum"] = 
         kind = type(logits).__name__
         raise ValueError(f"the network answers with a {kind}: allowed is a tensor of logits")
     if labels.ndim == 1:
+        classes_there(logits, labels)
         return F.cross_entropy(logits.float(), labels, reduction=reduction)
     total = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction=reduction)
     return total if reduction == "mean" else total / labels.shape[1]
+
+
+def classes_there(logits: Tensor, labels: Tensor) -> None:
+    """Raise ValueError if there are labels beyond the logits; a GPU, which would wait, says it."""
+    if labels.device.type == "cpu" and labels.numel() and labels.max() >= logits.shape[1]:
+        allowed = f"allowed are 0 to {logits.shape[1] - 1}, as there are logits"
+        raise ValueError(f"labels hold {labels.max().item()}: {allowed}")
 
 
 def predicted(logits: Tensor, labels: Tensor) -> Tensor:
@@ -343,6 +351,8 @@ def deepfool(
     attacks = {"l2": foolbox.attacks.L2DeepFoolAttack, "linf": foolbox.attacks.LinfDeepFoolAttack}
     images, labels = _outside_inference(images.detach()), _outside_inference(labels)
     with in_mode(model, "eval"), constant(model), torch.inference_mode(False), torch.enable_grad():
+        if len(images):
+            classes_there(model(images[:1]), labels)
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
         adversarial, _, found = attacks[norm](steps=steps)(wrapped, images, labels, epsilons=None)
     size = torch.linalg.vector_norm(adversarial - images, order, dim=(1, 2, 3))
@@ -357,7 +367,7 @@ def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         images = _outside_inference(images.detach()).requires_grad_(True)
         labels = _outside_inference(labels)
-        return torch.autograd.grad(loss_of(model(images), labels, reduction="sum"), images)[0]
+        return _slope(loss_of(model(images), labels, reduction="sum"), images)
 
 
 def margin_gradient(
@@ -380,7 +390,17 @@ def margin_gradient(
         else:
             lead = logits.gather(1, _outside_inference(aims)[:, None])[:, 0]
         margin = (lead - logits.gather(1, true)[:, 0]).sum()
-        return logits.detach(), torch.autograd.grad(margin, images)[0]
+        return logits.detach(), _slope(margin, images)
+
+
+def _slope(value: Tensor, images: Tensor) -> Tensor:
+    """Gradient of a value with respect to images."""
+    asks = value.requires_grad
+    found = torch.autograd.grad(value, images, allow_unused=True)[0] if asks else None
+    if found is None:
+        said = "the network's answers have no gradient with respect to its images"
+        raise ValueError(f"{said}: allowed is a network that can be differentiated")
+    return found
 
 
 def _outside_inference(tensor: Tensor) -> Tensor:
@@ -393,15 +413,20 @@ def _outside_inference(tensor: Tensor) -> Tensor:
 def in_mode(model: nn.Module, mode: Literal["eval", "train"]) -> Iterator[None]:
     """Put a model in a mode; afterwards modes and running statistics are as they were."""
     modes = [(module, module.training) for module in model.modules()]
-    statistics = [(buffer, buffer.clone()) for buffer in model.buffers() if mode == "train"]
+    statistics = [
+        (module, name, buffer, buffer.clone())
+        for module in (model.modules() if mode == "train" else ())
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     model.train(mode == "train")
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
-        for buffer, before in statistics:
+        for module, name, buffer, before in statistics:
             buffer.copy_(before)
+            setattr(module, name, buffer)  # which a forward pass may have put another for
 
 
 @contextmanager

@@ -6,13 +6,14 @@ Errors are one line each; they name the parameter, its value and what is allowed
 import argparse
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 MOST = 10_000_000
 """Images, epochs, steps: more than that is a slip."""
@@ -22,8 +23,17 @@ Side = Annotated[int, Field(ge=0, le=4096)]
 """Of images, in pixels; 0 is the data set's own."""
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Base of every configuration: frozen, typed, no unknown fields, one-line errors."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_yes_for_a_number(cls, given: object) -> object:
+        for name, value in given.items() if isinstance(given, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field and field.annotation is not bool:
+                raise ValueError(f"{name} = {value}: allowed is no yes or no")
+        return given
 
     def __init__(self, **fields) -> None:
         try:
@@ -57,8 +67,8 @@ def one_line(config: type[BaseModel], error: ValidationError) -> str:
             shown = ": " if isinstance(problem["input"], dict) else given  # of a whole, its field
             message = f"{name}{shown}{said}"
             if problem["type"] == "less_than_equal" and "epsilon" in name:
-                message += f" on the [0, 1] scale; {problem['input']:g} of 256 levels is "
-                message += f"{problem['input'] / 256:g}"
+                levels = float(problem["input"])
+                message += f" on the [0, 1] scale; {levels:g} of 256 levels is {levels / 256:g}"
         complaints.append(message)
     return "; ".join(complaints)
 
@@ -80,7 +90,7 @@ def read(kind: type[Config], path: Path | str) -> Config:
     """
     try:
         given = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
         raise ValueError(f"{path}: a {type(given).__name__}; allowed are lines of name: value")
@@ -103,6 +113,16 @@ class _Loader(yaml.SafeLoader):
         if twice := [name for name in names if names.count(name) > 1]:
             raise yaml.YAMLError(f"{twice[0]} stands twice")
         return super().construct_mapping(node, deep)
+
+
+def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """A whole number; YAML would read 010 as eight, and 1:30 as ninety."""
+    if re.match(r"[-+]?0[0-9_]|.*:", node.value):
+        raise yaml.YAMLError(f"{node.value}: numbers are written as decimals")
+    return loader.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
 
 
 class Parser(argparse.ArgumentParser):

@@ -81,7 +81,7 @@ def read_sealed(path: Path) -> dict:
         FileNotFoundError: there is none.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
-    if content.pop("seal") != _seal(content):
+    if not isinstance(content, dict) or content.pop("seal") != _seal(content):
         raise ValueError("its content was altered")
     return content
 

@@ -16,7 +16,10 @@ DECODED = ROOT / "results" / "decoded"
 
 def resolve(path: str) -> str:
     """Make a user's path absolute, ``~`` being home; "" stays "", which stands for none."""
-    return str(ROOT / Path(path).expanduser()) if path else ""
+    try:
+        return str(ROOT / Path(path).expanduser()) if path else ""
+    except RuntimeError:  # of a user who has no home here
+        raise ValueError(f"{path}: nobody of that name has a home here") from None
 
 
 def parameter_file(parameter: str, folder: Path, name: str) -> Path:

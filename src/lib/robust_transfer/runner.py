@@ -66,7 +66,7 @@ class Runner(Config):
             GPU their kernels take turns, unless NVIDIA's multi-process service (MPS) runs.
     """
 
-    results_dir: str = "results"
+    results_dir: str = Field("results", min_length=1)
     published_dir: str = ""
     data_dir: str = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -114,7 +114,7 @@ class Runner(Config):
             ValueError, OSError: settings, data or disk that cannot work, before any training.
             RuntimeError: some networks failed; what is finished stays.
         """
-        self._check_images(lineages(configs))
+        self._check_made_of(lineages(configs))
         self._train(configs, weights, lineages(configs))
         return [self.store.find(config) for config in configs]
 
@@ -148,7 +148,10 @@ class Runner(Config):
             ValueError: stored measurements of a task are of other test images than the others.
         """
         asked = [n for config, how in wanted for n in how.networks(config).values()]
-        self._check_images(lineages(asked))
+        self._check_made_of(lineages(asked))
+        missing = {how for config, how in wanted if how.find(self.store, config) is None}
+        for how in missing:  # now, not after what is missing was trained
+            test_images(how, self.data_dir)
         if absent := self._trained(wanted):
             self._announce_measuring(absent)
             where = self.data_dir, self.torch_device
@@ -173,18 +176,10 @@ class Runner(Config):
                 return absent
             self._train(networks(absent), True, lineages(networks(wanted)))
 
-    def _check_images(self, asked: Asked) -> None:
-        """Raise ValueError where a finished network was trained on other images than those here."""
+    def _check_made_of(self, asked: Asked) -> None:
+        """Raise ValueError where a finished network is of other images than those at hand."""
         for config in sorted(asked, key=lambda config: (config.dataset, config.train_size)):
-            if (record := self.store.find(config)) is None:
-                continue
-            try:
-                here = loop.fingerprints(config, self.data_dir)
-            except FileNotFoundError:  # records can be shown where there are no images
-                continue
-            if record.data != here:
-                said = f"data_dir = {self.data_dir!r}: {config.name} was trained on other images"
-                raise ValueError(f"{said} of {config.dataset}; allowed is a results_dir without it")
+            self.store.check_made_of(config, self.data_dir)  # those of a data set stay loaded
 
     def announce(self, configs: list[TrainingConfig], weights: bool = False) -> None:
         """Find out what cannot work before hours are spent, and say what of it will be trained.

@@ -84,7 +84,10 @@ def _training(network: Network, record: Record) -> dict[str, str]:
     config, validation = network.config, record.validation
     source = config.source.name if config.source else ""
     scale = record.folder.parent
-    line = f'<code>rt.load("{network.id}", profile="{scale.name}")</code>'
+    told = {"load it": f'<code>rt.load("{network.id}", profile="{scale.name}")</code>'}
+    if network.in_table:
+        words = f"make verify CELL='{network.id} wb_pgd' PROFILE={scale.name} DATA_DIR=DIR"
+        told["measure it again"] = f"<code>{words}</code>"
     kept = "" if (record.folder / WEIGHTS).exists() else ", published without weights"
     shares = [f"{percent(validation['natural'])} % without attack"]
     if validation["adversarial"] is not None:
@@ -100,7 +103,7 @@ def _training(network: Network, record: Record) -> dict[str, str]:
         "epochs": f"{config.epochs}, of which number {record.selected_epoch + 1} is kept",
         "validation": ", ".join(shares),
         "record": f"<code>{folder_name(config)}</code>{kept}",
-    } | ({"load it": line} if scale.parent == paths.PUBLISHED and not kept else {})
+    } | (told if scale.parent == paths.PUBLISHED and not kept else {})
 
 
 def study_records(study: Study, store: Store) -> list[Record]:

@@ -32,9 +32,9 @@ def square(source: Source, side: int) -> np.ndarray:
     image = Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(stream)
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode}; allowed are 8 or 16 bits a channel")
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-    ImageOps.exif_transpose(image, in_place=True)
     fitted = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
     return np.asarray(fitted).transpose(2, 0, 1)
 

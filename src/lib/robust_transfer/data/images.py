@@ -31,7 +31,16 @@ class Images:
 
     @classmethod
     def of(cls, pixels: Tensor, labels: Tensor) -> Self:
-        """Make a set of ``pixels`` and ``labels``, with its fingerprint."""
+        """Make a set of ``pixels`` and ``labels``, with its fingerprint.
+
+        Raises:
+            ValueError: pixels of another type or shape, or another number of labels.
+        """
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+            said = f"pixels are {pixels.dtype} {tuple(pixels.shape)}"
+            raise ValueError(f"{said}: allowed is torch.uint8 (N, 3, H, W)")
+        if len(labels) != len(pixels):
+            raise ValueError(f"{len(labels)} labels of {len(pixels)} images: allowed is one each")
         digest = hashlib.sha256(pixels.flatten().numpy())  # read in place: no copy of gigabytes
         digest.update(labels.flatten().numpy())
         return cls(pixels, labels, digest.hexdigest())
@@ -49,16 +58,16 @@ class Images:
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         """One image as a batch: float ``(1, 3, H, W)`` in [0, 1], and its label."""
-        return to_float(self.pixels[index : index + 1]), self.labels[index : index + 1]
+        return to_float(self.pixels[index : index + 1]), self.labels[index : index + 1].clone()
 
     def to(self, device: torch.device) -> Self:
         """The same set on another device."""
         return Images(self.pixels.to(device), self.labels.to(device), self.fingerprint)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield float images in [0, 1] and labels, in order, ``size`` at a time."""
+        """Yield float images in [0, 1] and labels, in order, ``size`` at a time, as copies."""
         for pixels, labels in zip(self.pixels.split(size), self.labels.split(size), strict=True):
-            yield to_float(pixels), labels
+            yield to_float(pixels), labels.clone()
 
 
 def divide(images: Images, train_size: int, seed: int) -> tuple[Images, Images]:

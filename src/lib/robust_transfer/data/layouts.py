@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as parquet
 import torch
+from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -65,6 +66,8 @@ class DataSet:
         """Return the data set's own folder."""
         if not data_dir:
             raise FileNotFoundError(f"data_dir = '': {self.name} needs the folder of its images")
+        if not Path(data_dir).is_dir():  # or a download would make it
+            raise FileNotFoundError(f"data_dir = '{data_dir}': no such folder")
         return Path(data_dir) / self.name
 
     def at_hand(self, data_dir: str) -> bool:
@@ -169,6 +172,11 @@ class ClassFolders(DataSet):
             if differ := sorted({*found.classes} ^ {*others}):
                 said = f"{self.name}/{folder.name} and {what} do not share {', '.join(differ)}"
                 raise ValueError(f"data_dir = '{data_dir}': {said}; allowed are the same names")
+        others = (f for f in sorted(folder.glob("*/*")) if f.suffix.lower() in _NOT_READ)
+        if (other := next(others, None)) and not other.name.startswith("."):
+            said = f"{other} is an image of a kind that is not read"
+            kinds = " ".join(IMG_EXTENSIONS)
+            raise ValueError(f"data_dir = '{data_dir}': {said}; allowed are {kinds}")
         self.check_count(split, count, len(found))
         order = np.random.RandomState(SEED).permutation(len(found))
         places = np.array([names.index(name) for name in found.classes])
@@ -215,6 +223,9 @@ class ChestXray14(DataSet):
         except Exception as error:
             raise unreadable(path, self.name, error) from None
         findings = table["Finding Labels"].str.split("|").explode()
+        if (both := table["Finding Labels"].str.contains(r"No Finding\||\|No Finding")).any():
+            said = f"finding = {table['Finding Labels'][both].iloc[0]!r}"
+            raise ValueError(f"{path}: {said}: allowed is No Finding by itself")
         allowed = ["No Finding", *self.class_names]
         if len(unknown := findings[~findings.isin(allowed)]):
             said = f"finding = {unknown.iloc[0]!r}: allowed are {', '.join(allowed)}"
@@ -232,8 +243,14 @@ class ChestXray14(DataSet):
         for split, name in self.LISTS.items():
             if not (folder / name).exists():
                 raise FileNotFoundError(f"{folder}: no {name}; allowed are both lists or neither")
-            words = (folder / name).read_text(encoding="utf-8").split()
+            try:
+                words = (folder / name).read_text(encoding="utf-8").split()
+            except UnicodeDecodeError as error:
+                raise unreadable(folder / name, self.name, error) from None
             lists[split] = _once(folder / name, pd.Series(words, dtype=object))
+            if absent := sorted({*words} - {*table["Image Index"]}):
+                said = f"{absent[0]} is not in {self.TABLE}"
+                raise ValueError(f"{folder / name}: {said}; allowed are names of its images")
         train, test = (table[table["Image Index"].isin(names)] for names in lists.values())
         for column in ("Image Index", "Patient ID"):
             if shared := sorted({*train[column]} & {*test[column]}):
@@ -249,6 +266,9 @@ def _once(file: Path, names: pd.Series) -> pd.Series:
         twice = names[names.duplicated()].iloc[0]
         raise ValueError(f"{file}: {twice} stands there twice; allowed is once")
     return names
+
+
+_NOT_READ = {*Image.registered_extensions()} - {*IMG_EXTENSIONS}
 
 
 def _is_picture(file: str) -> bool:
@@ -285,7 +305,10 @@ def checked_labels(dataset: DataSet, split: str, found: object, count: int) -> n
     if not 0 <= low <= high < classes:
         said = f"allowed are 0 to {classes - 1}"
         raise ValueError(f"{name}: labels from {low} to {high}; {said}")
-    if count >= MIXED * classes and (shown := len(np.unique(labels))) < classes:
+    shown = len(np.unique(labels))
+    missing = classes * math.exp(-count / classes)  # on average, in a mixed order
+    allowed = 0 if count >= MIXED * classes else missing + 5 * math.sqrt(missing) + 3
+    if classes - shown > allowed:
         said = f"the first {count} images show {shown} of {classes} classes"
         raise ValueError(f"{name}: {said}; allowed are images in a mixed order")
     return labels.astype(np.int64)

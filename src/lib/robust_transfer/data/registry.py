@@ -114,6 +114,9 @@ def load(name: str, split: str, count: int, data_dir: str = "", image_size: int 
 
     def make() -> Images:
         pictures, found = dataset.find(split, count, data_dir)
+        if len(pictures) != count:
+            said = f"{name} {split}: it found {len(pictures)} images"
+            raise ValueError(f"{said}; allowed are {count}, as many as were asked for")
         labels = checked_labels(dataset, split, found, len(pictures))
         return Images.of(torch.from_numpy(decode(pictures, name, side)), torch.from_numpy(labels))
 

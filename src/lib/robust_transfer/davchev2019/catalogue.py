@@ -25,17 +25,25 @@ def load(
     Raises:
         ValueError: an unknown name, profile or seed; not published, or published without weights.
     """
+    _, store, network = find(name, profile, seed)
+    return store.model(network.config, device)
+
+
+def find(
+    name: str, profile: str = "", seed: int | None = None
+) -> tuple[experiment.Profile, Store, experiment.Network]:
+    """A published network, with its profile and the store that has its weights; see ``load``."""
     chosen, store = _read(profile or experiment.published_profile())
     networks = experiment.grid(chosen) + experiment.again(chosen)
     one_of("name", name, {network.id for network in networks})
-    configs = {str(n.config.seed): n.config for n in networks if n.id == name}
+    seeds = {str(n.config.seed): n for n in networks if n.id == name}
     wanted = str(chosen.seed if seed is None else seed)
-    one_of("seed", wanted, configs)
-    if store.find(configs[wanted], weights=True) is None:
-        numbers = store.find(configs[wanted]) is not None
+    network = seeds[one_of("seed", wanted, seeds)]
+    if store.find(network.config, weights=True) is None:
+        numbers = store.find(network.config) is not None
         why = "published without weights, for its numbers alone" if numbers else "not published"
         raise ValueError(f"{name}: {why} (profile {chosen.profile}, seed {wanted})")
-    return store.model(configs[wanted], device)
+    return chosen, store, network
 
 
 def published() -> pd.DataFrame:

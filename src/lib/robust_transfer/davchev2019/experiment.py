@@ -6,7 +6,7 @@ with the complete configuration of its training.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -88,9 +88,9 @@ class Profile(Config):
     surrogate: NetworkName = "densenet121"
     epochs: int = Field(200, ge=1, le=MOST)
     schedule: Literal["step", "one_cycle"] = "step"
-    decay_epochs: tuple[int, ...] = (101, 151)
+    decay_epochs: tuple[Annotated[int, Field(ge=0)], ...] = (101, 151)
     transfer_epochs: int = Field(50, ge=1, le=MOST)
-    transfer_decay_epochs: tuple[int, ...] = (21, 41)
+    transfer_decay_epochs: tuple[Annotated[int, Field(ge=0)], ...] = (21, 41)
     batch_size: int = Field(128, ge=2, le=MOST)
     surrogate_batch_size: int = Field(100, ge=2, le=MOST)
     learning_rate: float = Field(0.1, gt=0)

@@ -3,6 +3,7 @@
 import html
 from itertools import product
 
+import numpy as np
 import pandas as pd
 
 from robust_transfer import paths
@@ -130,10 +131,10 @@ def heatmap_blocks(figure: str, theirs: pd.DataFrame) -> list[list[str]]:
 
 def with_intervals(ours: pd.DataFrame) -> pd.DataFrame:
     """Accuracies with their 95 % intervals for readers, in percent."""
-    shown = {
-        c: [percent_interval(*ends) for ends in ours[[c, f"{c}_low", f"{c}_high"]].to_numpy()]
-        for c in (*COLUMNS, *({"strong"} & {*ours}))
-    }
+    shown = {}
+    for column in (*COLUMNS, *({"strong"} & {*ours})):
+        ends = ours[[column, f"{column}_low", f"{column}_high"]].to_numpy()
+        shown[column] = ["" if np.isnan(of[0]) else percent_interval(*of) for of in ends]
     return pd.DataFrame(shown, index=ours["label"])
 
 

@@ -5,7 +5,6 @@ from typing import ClassVar, Self
 
 import numpy as np
 import pandas as pd
-import safetensors.numpy
 import safetensors.torch
 import torch
 from pydantic import Field, model_validator
@@ -99,12 +98,8 @@ class EvaluationConfig(MeasurementConfig):
             sealed = store.read_sealed(path.with_suffix(".json"))
             if not path.exists() or sealed != {"data": images.fingerprint, "sha256": sha256(path)}:
                 model = store.model(self.surrogate, device)
-                size = batch_size(SURROGATE_BATCH, model, images.pixels)
-                made = [
-                    {name: attack(model, *batch).cpu() for name, attack in self.attacks.items()}
-                    for batch in images.to(device).batches(size)
-                ]
-                write_atomically(path, safetensors.numpy.save(joined(made)))
+                made = made_on(model, images.to(device), self.attacks)
+                write_atomically(path, safetensors.torch.save(made))
                 sealed = {"data": images.fingerprint, "sha256": sha256(path)}
                 write_sealed(path.with_suffix(".json"), sealed)
         return safetensors.torch.load_file(path)
@@ -156,6 +151,16 @@ class Evaluation:
         return told + doubts.contradictions(gaps, len(next(iter(self.outcomes.values()))))
 
 
+def made_on(model: nn.Module, images: Images, attacks: dict[str, Attack]) -> dict[str, Tensor]:
+    """Adversarial images of a surrogate, float ``(N, 3, H, W)`` in [0, 1] on the CPU, by name."""
+    size = batch_size(SURROGATE_BATCH, model, images.pixels)
+    made = [
+        {name: attack(model, *batch).cpu() for name, attack in attacks.items()}
+        for batch in images.batches(size)
+    ]
+    return {name: torch.cat([of[name] for of in made]) for name in attacks}
+
+
 def outcomes(
     model: nn.Module, images: Images, attacks: dict[str, Attack], black_box: dict[str, Tensor]
 ) -> dict[str, np.ndarray]:
@@ -171,7 +176,8 @@ def outcomes(
         bool ``(N,)`` for ``natural`` and for ``wb_…`` and ``bb_…`` of every attack.
 
     Raises:
-        ValueError: independent labels, for which an image is not simply right or wrong.
+        ValueError: independent labels, for which an image is not simply right or wrong; logits, or
+            adversarial images, of another shape, or adversarial images that are none.
     """
     if images.labels.ndim > 1:
         said = f"labels have shape {tuple(images.labels.shape)}: allowed is (N,), a class an image"
@@ -185,9 +191,23 @@ def outcomes(
             shown = {"natural": batch}
             shown |= {f"bb_{name}": parts[index].to(batch) for name, parts in ready.items()}
             for name, attack in attacks.items():
-                shown[f"wb_{name}"] = attack(target, batch, labels)
-            correct.append({k: model(seen).argmax(1) == labels for k, seen in shown.items()})
+                known = target if isinstance(attack, PGD) else model  # others may look inside
+                with torch.enable_grad():
+                    shown[f"wb_{name}"] = attack(known, batch.clone(), labels.clone()).detach()
+            model.eval()  # whatever an attack did to it
+            correct.append({k: _right(model, v, batch, labels, k) for k, v in shown.items()})
     return joined(correct)
+
+
+def _right(model: nn.Module, shown: Tensor, batch: Tensor, labels: Tensor, column: str) -> Tensor:
+    """Which images are answered correctly; an error if images or answers are not what they are."""
+    if shown.shape != batch.shape or not ((shown >= 0) & (shown <= 1)).all():
+        said = f"{column}: images {tuple(shown.shape)} in [{shown.min():.3g}, {shown.max():.3g}]"
+        raise ValueError(f"{said}; allowed are {tuple(batch.shape)} in [0, 1]")
+    logits = model(shown)
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ValueError(f"logits have shape {tuple(logits.shape)}: allowed is (N, classes)")
+    return logits.argmax(1) == labels
 
 
 def sweep(

@@ -74,8 +74,11 @@ class MeasurementConfig(Config):
 
     def find(self, store: Store, network: TrainingConfig) -> Measured | None:
         """What is stored of the published weights, or None."""
-        content = store.read_beside(network, self.file_name, self._checksums(store, network))
-        return None if content is None else self._result(content)
+        tied = self._checksums(store, network) | {"network": network.hash}
+        content = store.read_beside(network, self.file_name, tied)
+        if content is None or type(self)(**content["config"]) != self:  # another one's, renamed
+            return None
+        return self._result(content)
 
     def get_or_measure(
         self, store: Store, network: TrainingConfig, data_dir: str, device: torch.device
@@ -86,6 +89,10 @@ class MeasurementConfig(Config):
             FileNotFoundError: no record with weights of a network that it takes, or no images.
             ValueError: the network was trained on other images.
         """
+        store.check_made_of(network, data_dir)
+        if (found := self.find(store, network)) is not None:
+            same_images(self, [found], data_dir)
+            return found
         checksums = self._checksums(store, network)
 
         def compute() -> dict:

@@ -1,5 +1,6 @@
 """All networks by name; every one takes images in [0, 1] and normalises them itself."""
 
+import hashlib
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Annotated, Any
@@ -7,6 +8,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import AfterValidator
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from robust_transfer.config import one_of
 from robust_transfer.networks import backbones
@@ -100,6 +102,22 @@ def has_batch_norm(name: str) -> bool:
     return bool(batch_norms(outline(name)))
 
 
+def own_fingerprint(name: str, classes: int, side: int) -> str:
+    """What tells a network of one's own from another by the same name; "" for the library's.
+
+    A hash of its weights' names and shapes, and of what it answers when it is new.
+    """
+    made_by = getattr(NETWORKS[name], "func", NETWORKS[name])
+    if getattr(made_by, "__module__", "").split(".")[0] == __name__.split(".")[0]:
+        return ""
+    model = build(name, classes, seed=0).eval()
+    images = torch.linspace(0, 1, 3 * side**2).view(1, 3, side, side)
+    with torch.no_grad():
+        answers = [f"{value:.3g}" for value in model(images).flatten().tolist()]
+    known = [(key, tuple(value.shape)) for key, value in model.state_dict().items()]
+    return hashlib.sha256(repr((known, answers)).encode()).hexdigest()
+
+
 def check_answers(name: str, side: int) -> None:
     """Raise ValueError unless a network answers images of ``side`` squared with logits."""
     if found := _wrong_answer(NETWORKS[one_of("network", name, NETWORKS)], side):
@@ -116,5 +134,29 @@ def _wrong_answer(network: Callable[[int], nn.Module], side: int) -> str:
         return f"it cannot take images (N, 3, {side}, {side}): {' '.join(str(error).split())}"
     shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
     if shape == (3, 2):
-        return ""
+        return _wrong_weights(network)
     return f"of 3 images and 2 classes it makes {shape}; allowed are logits, one (N, classes)"
+
+
+def _wrong_weights(network: Callable[[int], nn.Module]) -> str:
+    """What is wrong with a network's weights; empty if nothing is."""
+    weights = dict(_without_values(lambda: network(2)).named_parameters())
+    if not weights:
+        return "it has no weights; allowed is a network to train"
+    lazy = [name for name, value in weights.items() if isinstance(value, UninitializedParameter)]
+    return f"{lazy[0]} has no shape yet; allowed are weights with shapes" if lazy else ""
+
+
+def check_parts(name: str) -> None:
+    """Raise ValueError unless the head alone depends on the number of classes."""
+    if others := _depending(NETWORKS[name]):
+        said = f"{others[0]} depends on the number of classes"
+        raise ValueError(f"network = {name!r}: {said}; allowed is that in the head alone")
+
+
+@lru_cache
+def _depending(network: Callable[[int], nn.Module]) -> list[str]:
+    """What outside the head has another shape for another number of classes."""
+    one, two = (_without_values(lambda n=n: network(n)).state_dict() for n in (1, 2))
+    differ = [key for key in one if key not in two or one[key].shape != two[key].shape]
+    return [key for key in differ if not key.startswith("head.")]

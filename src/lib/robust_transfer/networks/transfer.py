@@ -7,7 +7,7 @@ shift; what happens to its batch-norm statistics is a policy of its own.
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from robust_transfer.config import one_of
 from robust_transfer.networks.states import load_state
@@ -85,8 +85,12 @@ def transplant(
 
 
 def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
-    """All batch-norm layers of a network by name, of every kind, with or without weights."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    """All batch-norm layers by name, of every kind, with or without weights.
+
+    Instance norm is among them where it keeps running statistics.
+    """
+    found = {name: m for name, m in model.named_modules() if isinstance(m, _NormBase)}
+    return {n: m for n, m in found.items() if isinstance(m, _BatchNorm) or m.track_running_stats}
 
 
 def trainable_weights(model: nn.Module) -> int:
@@ -98,4 +102,5 @@ def train_mode(model: nn.Module) -> None:
     """Put the model in train mode, but for the batch norm that ``transplant`` has frozen."""
     model.train()
     for module in batch_norms(model).values():
-        module.train(not getattr(module, "frozen", False))
+        if getattr(module, "frozen", False):
+            module.eval()  # the others are as the network's own ``train`` leaves them

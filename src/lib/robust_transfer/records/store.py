@@ -24,7 +24,15 @@ from robust_transfer.networks.states import load_state
 from robust_transfer.records.provenance import provenance
 from robust_transfer.training import engine
 from robust_transfer.training.checkpoints import history, remove, threads
-from robust_transfer.training.loop import OnEpoch, TrainingConfig, load_data, quiet, train
+from robust_transfer.training.loop import (
+    OnEpoch,
+    TrainingConfig,
+    fingerprints,
+    images_at_hand,
+    load_data,
+    quiet,
+    train,
+)
 
 RECORD, HISTORY, WEIGHTS = "record.json", "history.csv", "weights.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
@@ -38,7 +46,8 @@ class Record(BaseModel, frozen=True):
         selected_epoch: the epoch whose weights are kept, from 0.
         validation: accuracies in it, in [0, 1]: ``natural``, and ``adversarial`` or None.
         seconds: of all epochs.
-        data: fingerprints of the ``training`` and the ``validation`` images.
+        data: fingerprints of the ``training`` and the ``validation`` images, and of a ``network``
+            of one's own.
         source: checksum of the weights that the training began with; None for noise.
         sha256: of the files beside, by name.
         provenance: see ``records.provenance``.
@@ -206,14 +215,23 @@ class Store:
         return content
 
     def get_or_train(
-        self, config: TrainingConfig, data_dir: str, device: torch.device, on_epoch: OnEpoch = quiet
+        self,
+        config: TrainingConfig,
+        data_dir: str,
+        device: torch.device | str,
+        on_epoch: OnEpoch = quiet,
     ) -> Record:
         """Return the finished record of a network, or train it, its source first.
 
         A second process that asks for the same network waits for the first.
+
+        Raises:
+            ValueError: it was trained, but on other images than those at hand.
         """
+        self.check_made_of(config, data_dir)
         if (record := self.find(config, weights=True)) is not None:
             return record
+        device = torch.device(device)
         source = self.get_or_train(config.source, data_dir, device) if config.source else None
         source_state = self.state(config.source) if config.source else None
         folder = self.folder(config)
@@ -226,6 +244,24 @@ class Store:
                     record = self._finish(config, *done, images, device, source, source_state)
                 remove(checkpoint)
         return record
+
+    def check_made_of(self, config: TrainingConfig, data_dir: str) -> None:
+        """Raise ValueError if a record is of other images than those at hand, or another network.
+
+        Where there are no images, records are what they are.
+        """
+        if (record := self.find(config)) is None:
+            return
+        try:
+            here = fingerprints(config, images_at_hand(config, data_dir))
+        except FileNotFoundError:
+            return
+        if record.data.get("network") != here.get("network"):
+            said = f"network = {config.network!r}: it is not the one that was trained by this name"
+            raise ValueError(f"{said}; allowed is another name for it, or another results_dir")
+        if record.data != here:
+            said = f"data_dir = {data_dir!r}: {config.name} was trained on other images"
+            raise ValueError(f"{said} of {config.dataset}; allowed is a results_dir without it")
 
     def _finish(self, config, best, progress, images, device, source, source_state) -> Record:
         """Write weights and history, and last the record that vouches for them."""
@@ -243,7 +279,7 @@ class Store:
             selected_epoch=progress.best_epoch,
             validation={k: selected[k] for k in ("natural", "adversarial")},
             seconds=round(sum(row["seconds"] for row in progress.history), 3),
-            data={"training": images[0].fingerprint, "validation": images[1].fingerprint},
+            data=fingerprints(config, images),
             source=source.checksum if source else None,
             sha256={name: files.sha256(folder / name) for name in (WEIGHTS, HISTORY)},
             provenance=provenance(device),
@@ -274,10 +310,18 @@ class Store:
 def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Round a state to what is stored: matrices and kernels in fp16, the rest as it is.
 
-    Every published number is of these rounded weights. Batch-norm statistics stay in fp32.
+    Every published number is of these rounded weights. Batch-norm statistics stay in fp32, as does
+    what fp16 cannot hold: values that would overflow, or be lost.
     """
-    large = {k for k, v in state.items() if v.is_floating_point() and v.ndim > 1}
-    return {k: (v.half() if k in large else v).contiguous() for k, v in state.items()}
+    return {k: (v.half() if _fits_half(v) else v).contiguous() for k, v in state.items()}
+
+
+def _fits_half(value: Tensor) -> bool:
+    """Whether a tensor is a matrix or kernel that fp16 changes by a thousandth at most."""
+    if not value.is_floating_point() or value.ndim < 2:
+        return False
+    error = torch.linalg.vector_norm(value.float() - value.half().float())
+    return bool(error <= 1e-3 * torch.linalg.vector_norm(value.float()))  # not if it is infinite
 
 
 def merged(lineage: list[Record]) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def _newest(path: Path) -> tuple[dict[str, str], dict[str, Tensor]] | None:
             if metadata.pop("checksum") != _checksum(tensors, metadata):
                 raise ValueError("its checksum is not the one in it")
             return metadata, tensors
-        except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        except (safetensors.SafetensorError, KeyError, ValueError, AttributeError) as error:
             set_aside(candidate, str(error))
     return None
 

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import safetensors.torch
 import torch
@@ -21,7 +21,15 @@ from robust_transfer.config import MOST, Config, Seed, Side, one_of
 from robust_transfer.data.images import Images, training_batches
 from robust_transfer.data.registry import DATASETS, DataSetName, load_divided
 from robust_transfer.networks import transfer
-from robust_transfer.networks.registry import PRETRAINED, NetworkName, build, check_answers, outline
+from robust_transfer.networks.registry import (
+    PRETRAINED,
+    NetworkName,
+    build,
+    check_answers,
+    check_parts,
+    outline,
+    own_fingerprint,
+)
 from robust_transfer.networks.states import state_of
 from robust_transfer.training import engine
 from robust_transfer.training.checkpoints import Progress, load_checkpoint, save_checkpoint
@@ -90,7 +98,7 @@ class TrainingConfig(Config):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-5, ge=0)
     schedule: Literal["step", "one_cycle"] = "step"
-    decay_epochs: tuple[int, ...] = (101, 151)
+    decay_epochs: tuple[Annotated[int, Field(ge=0)], ...] = (101, 151)
     batch_size: int = Field(128, ge=2, le=MOST)
     selection: Literal["mean", "adversarial", "last"] = "mean"
     precision: engine.Precision = "fp32"
@@ -112,6 +120,7 @@ class TrainingConfig(Config):
             raise ValueError(f"network = {self.network!r}: the source is {self.source.network}")
         if self.strategy is not None:
             transfer.retrained(self.strategy, outline(self.network))
+            check_parts(self.network)
         check_answers(self.network, self.image_size or DATASETS[self.dataset].side)
         if self.pretrained:
             one_of("pretrained network", self.network, PRETRAINED)
@@ -131,16 +140,23 @@ def load_data(config: TrainingConfig, data_dir: str) -> tuple[Images, Images]:
     return load_divided(config.dataset, *sizes, config.split_seed, data_dir, config.image_size)
 
 
-def fingerprints(config: TrainingConfig, data_dir: str) -> dict[str, str]:
-    """Fingerprints of the training and the validation images at hand.
+def images_at_hand(config: TrainingConfig, data_dir: str) -> tuple[Images, Images]:
+    """Training and validation images, as far as they are there.
 
     Raises:
         FileNotFoundError: there are none, or not without a download.
     """
     if not DATASETS[config.dataset].at_hand(data_dir):
         raise FileNotFoundError(f"data_dir = {data_dir!r}: no {config.dataset}")
-    images = load_data(config, data_dir)
-    return dict(zip(("training", "validation"), (i.fingerprint for i in images), strict=True))
+    return load_data(config, data_dir)
+
+
+def fingerprints(config: TrainingConfig, images: tuple[Images, Images]) -> dict[str, str]:
+    """What a network is made of: training and validation images, and a ``network`` of one's own."""
+    found = dict(zip(("training", "validation"), (i.fingerprint for i in images), strict=True))
+    side = images[0].pixels.shape[-1]
+    own = own_fingerprint(config.network, DATASETS[config.dataset].classes, side)
+    return found | ({"network": own} if own else {})
 
 
 def initial_model(config: TrainingConfig, source_state: dict[str, Tensor] | None) -> nn.Module:
@@ -188,7 +204,7 @@ def train(
     training, validation = (part.to(device) for part in images)
     model = initial_model(config, source_state).to(device)
     step = Step(model, config)
-    identity = f"{config.hash} {images[0].fingerprint}"
+    identity = " ".join([config.hash, *fingerprints(config, images).values()])
     if source_state is not None:  # trained anew it may be another, under the same hash
         content = safetensors.torch.save({k: v.contiguous() for k, v in source_state.items()})
         identity += f" {hashlib.sha256(content).hexdigest()}"
@@ -264,16 +280,21 @@ class Step:
 def train_epoch(step: Step, images: Images, epoch: int) -> float:
     """One pass over the training images; returns the mean loss.
 
-    Order, augmentation and random starts come from a generator seeded by seed and epoch, so an
-    epoch is the same whether or not the run was interrupted before it.
+    Order, augmentation and random starts come from a generator seeded by seed and epoch, and so
+    does what a network draws, as dropout does: an epoch is the same whether or not the run was
+    interrupted before it.
     """
     config, count = step.config, 0
-    step.generator.manual_seed(config.seed * 1_000_003 + epoch)
-    total = torch.zeros((), device=images.labels.device)
-    for pixels, labels in training_batches(images, config.batch_size, step.generator):
-        middle = (count + len(labels) / 2) / len(images)
-        total += len(labels) * step(pixels, labels, epoch + middle)
-        count += len(labels)
+    seed = config.seed * 1_000_003 + epoch
+    step.generator.manual_seed(seed)
+    device = images.labels.device
+    total = torch.zeros((), device=device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for pixels, labels in training_batches(images, config.batch_size, step.generator):
+            middle = (count + len(labels) / 2) / len(images)
+            total += len(labels) * step(pixels, labels, epoch + middle)
+            count += len(labels)
     return total.item() / count
 
 
