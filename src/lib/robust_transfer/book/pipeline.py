@@ -154,9 +154,9 @@ def publish(profile: experiment.Profile, store: Store) -> list[str]:
     there = Store(target / "none", target)  # what is published, by itself
     networks = experiment.grid(profile) + experiment.again(profile)
     for network in sorted(networks, key=lambda network: network.role == "source"):
-        if network.role == "source" and there.find(network.config) is not None:
-            continue  # what transfers started from; one trained anew since would void them
-        _copy(store.lineage(network.config), target, weights=not network.further)
+        # what transfers started from stays; a source trained anew since would void them
+        if network.role != "source" or there.find(network.config) is None:
+            _copy(store.lineage(network.config), target, weights=not network.further)
         for kind in ("evaluation", "strong"):
             for name, content in store.beside(network.config, f"{kind}-*.json").items():
                 write_sealed(target / folder_name(network.config) / name, content)
