@@ -38,7 +38,9 @@ CONSTANTS = {
         "0.5": "compression of the DenseNet",
         "76 %": "share of the weights in stage 3 and head",
     },
+    "CHANGELOG": dict.fromkeys(("3.11", "3.14"), "version of Python"),
     "protocol": {
+        "5 %": "least share of images for a comparison",
         "0.0625": "the paper's ε on its scale",
         "0.9": "momentum",
         "0.1": "learning rate",

@@ -17,6 +17,8 @@ from robust_transfer.claims.rules import (
     Difference,
     Equivalence,
     Fact,
+    Former,
+    NotBelow,
     Order,
     SignTest,
 )
@@ -52,7 +54,8 @@ def outcome(rule, found) -> str:
         (460, 410, 5.2, REPLICATES),
         (440, 414, 5.2, REPLICATES),  # exactly half, and zero is outside
         (435, 410, 5.2, PARTLY),  # less than half
-        (412, 410, 0.2, PARTLY),  # zero is inside
+        (412, 410, 0.2, PARTLY),  # zero is inside, and so is the claim
+        (412, 410, 5.2, FAILS),  # zero is inside, and half of the claim is not
         (410, 410, 5.2, FAILS),
         (400, 410, 5.2, FAILS),
     ],
@@ -199,7 +202,8 @@ def test_check_may_leave_a_question_open():
 
 def test_verdict_of_several_outcomes():
     assert combine([REPLICATES, REPLICATES]) == REPLICATES
-    assert combine([REPLICATES, FAILS]) == combine([PARTLY]) == PARTLY
+    assert combine([REPLICATES, FAILS]) == combine([REPLICATES, PARTLY]) == PARTLY
+    assert combine([PARTLY]) == combine([PARTLY, FAILS]) == FAILS  # none that holds
     assert combine([FAILS, UNTESTED]) == FAILS
     assert combine([]) == combine([UNTESTED]) == UNTESTED
 
@@ -277,3 +281,27 @@ def test_a_finding_says_whose_spread_it_took():
         reproduction(pgd=400, nat=300, fgsm=[200, 260]), {"any": {"D09": Claim(rule)}}
     )
     assert "spread between seeds taken from other rows" in judged["D09"].caveat
+
+
+@pytest.mark.parametrize(
+    ("first", "result", "undecided"),
+    [(430, REPLICATES, False), (500, REPLICATES, False), (375, FAILS, True), (300, FAILS, False)],
+)
+def test_at_most_so_far_below_is_one_sided(first, result, undecided):
+    found = NotBelow("pgd-pgd-all", "pgd", "wb_pgd", 3).finding(
+        reproduction(pgd_pgd_all=first, pgd=410)
+    )
+    assert (found.outcome, found.undecided) == (result, undecided)
+
+
+def test_a_former_rule_is_shown_and_counts_nothing():
+    true, false = Check("?", Fact(True, "yes")), Check("?", Fact(False, "no"))
+    words = verdicts.judge(reproduction(), {"any": {"D09": Claim(true, Former(false))}})["D09"]
+    assert words.verdict == REPLICATES
+    assert words.findings[1].statement == "until 2026-11-26: ?" and words.findings[1].former
+    assert verdicts.ledger({"D09": words}).loc["D09", "held"] == "1 of 1"
+
+
+def test_what_was_not_measured_is_untested():
+    found = AtMost("pgd", "strong", 5).finding(reproduction(pgd=400))
+    assert found.outcome == UNTESTED and found.ours == "not measured"

@@ -48,6 +48,7 @@ def run(study, tmp_path_factory):
 def published(study, run, tmp_path, monkeypatch):
     """The study published to a folder of its own."""
     monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(pipeline, "check_known", lambda *_: None)
     target = paths.PUBLISHED / study.folder
     assert pipeline.publish_study(study, Store(run[0], target)) == []
     return target
@@ -112,6 +113,7 @@ def test_weights_that_are_missing_at_home_are_damage(study, run, tmp_path):
 
 def test_unfinished_repeats_are_named_and_there_is_no_table(study, run, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(pipeline, "check_known", lambda *_: None)
     more = study.model_copy(update={"repeats": 3})
     missing = pipeline.publish_study(more, Store(run[0], tmp_path / "published" / "study-tiny"))
     assert missing == ["glyphs10-resnet8-full_finetuning, seed 2"]

@@ -64,7 +64,8 @@ def one_line(config: type[BaseModel], error: ValidationError) -> str:
         elif name:  # else the message names it; where it does too, the field's own name counts
             given = f" = {problem['input']!r}: "
             said = message.partition(given)[2] or message
-            shown = ": " if isinstance(problem["input"], dict) else given  # of a whole, its field
+            whole = problem["type"] == "value_error" and isinstance(problem["input"], dict)
+            shown = ": " if whole else given  # of a whole, the message names the field
             message = f"{name}{shown}{said}"
             if problem["type"] == "less_than_equal" and "epsilon" in name:
                 levels = float(problem["input"])

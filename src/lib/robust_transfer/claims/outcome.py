@@ -28,6 +28,7 @@ class Finding:
         borrowed: the interval takes the spread between seeds from other networks.
         undecided: it failed, but its interval allows for the claim too.
         control: it can take a verdict away, but not earn one.
+        former: by a rule that was changed after results were seen; it is shown and counts nothing.
     """
 
     statement: str
@@ -46,14 +47,25 @@ class Finding:
     borrowed: bool = False
     undecided: bool = False
     control: bool = False
+    former: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether a verdict may rest on it."""
+        return not (self.control or self.former)
 
 
 def combine(outcomes: Iterable[Verdict]) -> Verdict:
-    """One verdict of several: all hold, some or none; what cannot be tested is passed over."""
+    """One verdict of several: all hold, one at least, or none; one that holds in part does not.
+
+    What cannot be tested is passed over.
+    """
     judged = {outcome for outcome in outcomes if outcome != UNTESTED}
     if not judged:
         return UNTESTED
-    return judged.pop() if len(judged) == 1 else PARTLY
+    if REPLICATES not in judged:
+        return FAILS
+    return REPLICATES if len(judged) == 1 else PARTLY
 
 
 def holds(condition: bool, partly: bool = False) -> Verdict:

@@ -26,18 +26,28 @@ def page(judged: Judgement) -> str:
     return f"{judged.words['paper']}/{re.sub('[^a-z]+', '-', judged.group.lower())}"
 
 
-def index(judged: dict[str, Judgement]) -> pd.DataFrame:
-    """The ledger in short: a row per claim, whose id is a link to its page."""
+def index(
+    judged: dict[str, Judgement], printed: dict[str, Judgement] | None = None
+) -> pd.DataFrame:
+    """The ledger in short: a row per claim, whose id is a link to its page.
+
+    Args:
+        judged: our verdicts.
+        printed: those of the paper's own table under the same rules.
+    """
     table = ledger(judged)
     held = table["held"].replace("0 of 0", "")
     shown = {
         "claim": [f'<span class="words">{words}</span>' for words in table["claim"]],
         "verdict": table["verdict"],
+        "of the paper's own table": [printed[i].verdict if printed else "" for i in table.index],
         "tests that hold": held.str.replace(" ", "\N{NO-BREAK SPACE}"),
         "effect": [_effect(row) for _, row in table.iterrows()],
         "n": ["" if pd.isna(n) else f"{n:,}" for n in table["n"]],
         "seeds": ["" if pd.isna(seeds) else str(seeds) for seeds in table["seeds"]],
     }
+    if not printed:
+        shown.pop("of the paper's own table")
     links = [f'<a href="{PLACES}/{page(judged[i])}.html#{i}">{i}</a>' for i in table.index]
     return pd.DataFrame(shown).set_axis(links)
 

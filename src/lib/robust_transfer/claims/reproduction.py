@@ -1,5 +1,6 @@
 """What claims are judged by: an experiment reproduced, image by image, and its paper's table."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +31,22 @@ class Reproduction:
 
         Only seeds that all the networks have are taken, so that seeds pair up like images.
         """
-        shared = set.intersection(*(set(self.evaluations[part.network]) for part in basis))
+        seeds = (
+            {s for s, e in self.evaluations[part.network].items() if part.column in e.outcomes}
+            for part in basis
+        )
+        shared = set.intersection(*seeds)
         if not shared:
             raise ValueError(f"{' and '.join(a.network for a in basis)} have no seed in common")
         return [
             np.stack([self.evaluations[a.network][s].outcomes[a.column] for s in sorted(shared)])
             for a in basis
         ]
+
+    def has(self, accuracy: Accuracy) -> bool:
+        """Whether an accuracy was measured, from one seed at least."""
+        found = self.evaluations[accuracy.network].values()
+        return any(accuracy.column in evaluation.outcomes for evaluation in found)
 
     def means(self, *basis: Accuracy) -> Percentages:
         """These accuracies in percent, over all images and the seeds they share."""
@@ -45,7 +55,12 @@ class Reproduction:
 
     def printed(self, *basis: Accuracy) -> Percentages:
         """The paper's accuracies, in percent."""
-        return {a: 100 * float(self.paper.loc[a.network, a.column]) for a in basis}
+        return {
+            a: 100 * float(self.paper[a.column].get(a.network, math.nan))
+            if a.column in self.paper
+            else math.nan
+            for a in basis
+        }
 
     def gap(self, first: Accuracy, second: Accuracy, level: float = 0.95) -> Interval:
         """``first`` minus ``second`` in percentage points, paired over images and seeds."""

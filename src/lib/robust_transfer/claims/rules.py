@@ -1,14 +1,19 @@
 """The vocabulary of tests: small rules that look at a reproduction and return a finding.
 
-Their conventions were fixed before any result. T-diff replicates if the 95 % interval of the
-difference excludes zero in the claimed direction, also after Holm's correction (``verdicts``), and
-its mean is at least half of the claimed one, and partly if only the sign agrees. T-equiv asks for a
-90 % interval inside a margin. T-order and T-cat are about means.
+Fixed before any result: T-diff replicates if the 95 % interval of the difference excludes zero in
+the claimed direction, also after Holm's correction (``verdicts``), and its mean is at least half of
+the claimed one. T-equiv asks for a 90 % interval inside a margin. T-order and T-cat are about
+means.
+
+Changed on 2026-11-26, after results were seen; the protocol says why, claim by claim. A T-diff of
+which only the sign agrees holds in part only if its interval excludes zero, or allows for half of
+the claim. "At most so far below" has a rule of its own, one-sided. A claim holds partly only if one
+of its tests holds. What a ``Former`` rule finds is shown, and counts nothing.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from scipy.stats import binomtest
@@ -81,15 +86,18 @@ class Difference(_Compared):
         expected = self._printed(reproduction) if self.expected is None else self.expected
         expected = 0.0 if math.isnan(expected) else expected  # nobody says how much
         full = interval.low > 0 and interval.mean >= expected / 2
+        allowed = interval.high >= expected / 2
         full &= not self.cost or interval.low <= expected
         return self._found(
             reproduction,
             "above",
             interval,
-            outcome=holds(full, partly=interval.mean > 0),
+            outcome=holds(
+                full, interval.low > 0 or (interval.mean > 0 and interval.high >= expected / 2)
+            ),
             expected=expected,
             p=interval.p,
-            undecided=interval.mean <= 0 and interval.high >= expected / 2,
+            undecided=interval.mean <= 0 and allowed,
         )
 
 
@@ -109,6 +117,20 @@ class Equivalence(_Compared):
 
 
 @dataclass(frozen=True)
+class NotBelow(_Compared):
+    """``first`` is at most ``margin`` points below ``second``: one side of T-equiv."""
+
+    margin: float
+
+    def finding(self, reproduction: Reproduction) -> Finding:
+        interval = reproduction.gap(*self.pair, level=0.9)
+        holding, refuted = interval.low >= -self.margin, interval.high < -self.margin
+        relation = f"at most {self.margin:g} below"
+        judged = {"outcome": holds(holding), "undecided": not holding and not refuted}
+        return self._found(reproduction, relation, interval, **judged)
+
+
+@dataclass(frozen=True)
 class AtMost:
     """T-cat: an accuracy is at most ``bound`` percent."""
 
@@ -118,12 +140,16 @@ class AtMost:
 
     def finding(self, reproduction: Reproduction) -> Finding:
         accuracy = Accuracy(self.network, self.column)
+        said = f"{reproduction.labels[self.network]} at most {self.bound:g} % in {self.column}"
+        if not reproduction.has(accuracy):
+            return Finding(said, outcome.UNTESTED, "not measured")
         value = reproduction.means(accuracy)[accuracy]
+        printed = reproduction.printed(accuracy)[accuracy]
         return Finding(
-            f"{reproduction.labels[self.network]} at most {self.bound:g} % in {self.column}",
+            said,
             holds(round(value, 9) <= self.bound),
             f"{value:.1f} %",
-            f"{reproduction.printed(accuracy)[accuracy]:.1f} %",
+            "" if math.isnan(printed) else f"{printed:.1f} %",
             **_resting(reproduction, (accuracy,)),
         )
 
@@ -229,6 +255,18 @@ class Control:
             **_resting(reproduction, basis),
             control=True,
         )
+
+
+@dataclass(frozen=True)
+class Former:
+    """A rule until it was changed: what it finds is kept beside what the new one does."""
+
+    rule: Rule
+
+    def finding(self, reproduction: Reproduction) -> Finding:
+        found = self.rule.finding(reproduction)
+        words = f"until 2026-11-26: {found.statement}"
+        return replace(found, statement=words, p=None, expected=None, former=True)
 
 
 class Fact(NamedTuple):

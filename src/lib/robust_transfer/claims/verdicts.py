@@ -15,6 +15,8 @@ from robust_transfer.claims.rules import Claim
 MANY_SEEDS = {"D11": 5, "D12": 5, "D13": 5, "D14": 5, "D36": 5, "M01": 5, "M08": 8}
 SEEDS = 3
 """Seeds that a verdict asks for, with the claims that ask for more (fixed before any result)."""
+CODE = "Our code"
+"""Group of claims that a test of our own code settles; none of them counts as replicated."""
 COUNTED = ("replicates", "partly", "fails", "untested")
 """Names of the verdicts' counts."""
 
@@ -39,7 +41,7 @@ class Judgement:
     @cached_property
     def verdict(self) -> outcome.Verdict:
         """All rules hold, some or none do; a control that fails leaves it at partly."""
-        verdict = outcome.combine(f.outcome for f in self.findings if not f.control)
+        verdict = outcome.combine(f.outcome for f in self.findings if f.counts)
         controlled = all(f.outcome == REPLICATES for f in self.findings if f.control)
         return PARTLY if verdict == REPLICATES and not controlled else verdict
 
@@ -50,7 +52,7 @@ class Judgement:
 
     @property
     def _seeds(self) -> set[int]:
-        return {f.seeds for f in self.findings if f.seeds and not f.control}
+        return {f.seeds for f in self.findings if f.seeds and f.counts}
 
     @property
     def caveat(self) -> str:
@@ -67,7 +69,7 @@ class Judgement:
             reasons.append(few)
         if any(lost_to_holm(f) for f in self.findings):
             reasons.append(f"p > {ALPHA} after Holm's correction")
-        if any(f.undecided for f in self.findings):
+        if any(f.undecided for f in self.findings if f.counts):
             reasons.append("an interval does not exclude the claim")
         return "; ".join(filter(None, [*reasons, self.claim.lacking]))
 
@@ -126,7 +128,7 @@ def ledger(judged: dict[str, Judgement]) -> pd.DataFrame:
     table = {}
     for name, claim in sorted(judged.items()):
         first = next((f for f in claim.findings if f.effect is not None), None)
-        outcomes = [f.outcome for f in claim.findings if f.outcome != UNTESTED and not f.control]
+        outcomes = [f.outcome for f in claim.findings if f.outcome != UNTESTED and f.counts]
         table[name] = {
             "group": claim.group,
             "claim": claim.words["claim"],
@@ -161,10 +163,14 @@ def overview(judged: dict[str, Judgement]) -> pd.DataFrame:
 def numbers(judged: dict[str, Judgement]) -> dict[str, int]:
     """The counts that prose quotes: claims by verdict, and differences by what they show."""
     claims, gaps = ledger(judged), claimed_differences(judged)
+    undecided = {
+        name: any(f.undecided for f in c.findings if f.counts) for name, c in judged.items()
+    }
+    own, claims = claims["group"] == CODE, claims[claims["group"] != CODE]
     verdict, checks = claims["verdict"], claims["group"].isin(["Sanity", "Protocol"])
-    undecided = {name: any(f.undecided for f in c.findings) for name, c in judged.items()}
     counts = dict(zip(COUNTED, (verdict == kind for kind in outcome.VERDICTS), strict=True)) | {
         "claims": verdict.notna(),
+        "code": own,
         "checks": checks & (verdict == REPLICATES),
         "undecided": (verdict == outcome.FAILS) & pd.Series(undecided),
         "provisional": (verdict != UNTESTED) & (claims["caveat"] != ""),

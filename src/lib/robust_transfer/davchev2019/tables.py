@@ -24,6 +24,8 @@ from robust_transfer.records.store import Record
 
 LAST = "margin_5"
 """The last of the strong attacks, whose outcomes are those of all."""
+STRONG = "strong"
+"""The column beside Table 1: what is left after them."""
 STAGES = {"fgsm": "FGSM", "pgd_7": "PGD-7", "pgd_50": "then PGD-50"}
 STAGES |= {"margin": "then its margin", LAST: "then five margins"}
 """Outcomes under strong attacks for readers."""
@@ -83,7 +85,7 @@ def results(runs: list[Run]) -> pd.DataFrame:
         if evaluation := run.evaluation:
             row = _identity(run.network) | {"label": run.label, "n": evaluation.content["n"]}
             measured = [(column, column, evaluation) for column in COLUMNS]
-            measured += [("strong", LAST, run.strong)] if run.strong else []
+            measured += [(STRONG, LAST, run.strong)] if run.strong else []
             for name, column, found in measured:
                 row[name] = found.accuracy(column)
                 row[f"{name}_low"], row[f"{name}_high"] = found.interval(column)
@@ -132,7 +134,7 @@ def heatmap_blocks(figure: str, theirs: pd.DataFrame) -> list[list[str]]:
 def with_intervals(ours: pd.DataFrame) -> pd.DataFrame:
     """Accuracies with their 95 % intervals for readers, in percent."""
     shown = {}
-    for column in (*COLUMNS, *({"strong"} & {*ours})):
+    for column in (*COLUMNS, *({STRONG} & {*ours})):
         ends = ours[[column, f"{column}_low", f"{column}_high"]].to_numpy()
         shown[column] = ["" if np.isnan(of[0]) else percent_interval(*of) for of in ends]
     return pd.DataFrame(shown, index=ours["label"])
