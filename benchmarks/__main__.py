@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from benchmarks import accuracy, growth, machine, parts, pipeline
+from benchmarks import accuracy, growth, machine, parts, pipeline, strength
 from benchmarks.settings import Bench, Settings
 from robust_transfer.files import write_sealed
 from robust_transfer.records.provenance import provenance
@@ -15,6 +15,7 @@ MEASURE = {
     "steps": (parts.steps, TURNS),
     "tricks": (parts.tricks, TURNS | {"compile"}),
     "precision": (accuracy.precision, {"profile", "images", "batch_size"}),
+    "strength": (strength.strength, {"profile"}),
     "growth": (growth.growth, TURNS),
     "pipeline": (pipeline.pipeline, set()),
 }

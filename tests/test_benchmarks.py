@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks import growth, machine, pipeline
+from benchmarks import growth, machine, pipeline, strength
 from benchmarks.__main__ import main
 from benchmarks.accuracy import judge
 from benchmarks.loops import Convolutions, attack_batch, fold_batch_norm
@@ -49,6 +49,20 @@ def measured(folder, tmp_path):
 @pytest.fixture
 def rows(measured):
     return {name: parts["cpu"]["rows"] for name, parts in measured.items() if parts}
+
+
+@pytest.mark.slow
+def test_strong_attacks_are_held_against_autoattacks(little, tmp_path, monkeypatch):
+    pytest.importorskip("torchattacks", reason="make benchmark installs it")
+    for name, value in {"IMAGES": 40, "STEPS": 5, "QUERIES": 20}.items():
+        monkeypatch.setattr(strength, name, value)
+    assert main([*TINY.split(), "--out", str(tmp_path), "--parts", "strength"]) == 0
+    part = speed.load_measured(str(tmp_path), Store(tmp_path))["strength"]["cpu"]
+    assert len(part["rows"]) == len(strength.ROWS)
+    for row in part["rows"]:
+        assert row["robust"] - row["theirs"] == row["gained"] - row["lost"]
+        assert max(row["robust"], row["theirs"]) <= row["natural"] <= row["n"] == 32
+    assert len(speed.against_autoattack(part)) == len(strength.ROWS)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from robust_transfer.presentation.figures import subplots
 from robust_transfer.presentation.tables import percent, show
 from robust_transfer.records.store import Store
 
-PARTS = ("attacks", "steps", "tricks", "precision", "growth", "pipeline")
+PARTS = ("attacks", "steps", "tricks", "precision", "strength", "growth", "pipeline")
 SAID = {"network": "{}", "dataset": "{}", "batch_size": "batches of {}", "rounds": "rounds: {}"}
 """Settings that stand above a table, and how."""
 SPEED = "{images_per_second:.1f}\xa0[{slowest:.1f},\xa0{fastest:.1f}]"
@@ -113,6 +113,23 @@ def kept_accuracies(part: dict) -> pd.DataFrame:
             points = (100 * x for x in difference(row))
             cells[f"{row['name']} (points)"] = with_interval(*points, digits=2)
             cells[f"{row['name']}: changed"] = CHANGED.format(**row)
+    return pd.DataFrame.from_dict(table, "index")
+
+
+def against_autoattack(part: dict) -> pd.DataFrame:
+    """What strong attacks and AutoAttack's leave of the same images, and on which they differ."""
+    table = {
+        f"{row['network']}, {row['architecture']}": {
+            "natural (%)": percent(row["natural"] / row["n"]),
+            "ours leave (%)": percent(row["robust"] / row["n"]),
+            "AutoAttack's leave (%)": percent(row["theirs"] / row["n"]),
+            "images that only ours find": row["lost"],
+            "only AutoAttack's": row["gained"],
+            "seconds, ours": f"{row['seconds']:.0f}",
+            "theirs": f"{row['their_seconds']:.0f}",
+        }
+        for row in part["rows"]
+    }
     return pd.DataFrame.from_dict(table, "index")
 
 
