@@ -119,7 +119,8 @@ def test_a_profile_changed_under_its_name_is_not_published(tmp_path, monkeypatch
     changed = text.replace("test_size:", "test_size: 1  #")
     assert changed != text
     (tmp_path / "mine.yaml").write_text(changed, encoding="utf-8")
-    assert main(["publish", "--profile", str(tmp_path / "mine.yaml")]) == 1
+    where = ["--results-dir", str(tmp_path)]
+    assert main(["publish", "--profile", str(tmp_path / "mine.yaml"), *where]) == 1
     said = "profile = 'smoke': it is not what notebooks/profiles/smoke.yaml says; allowed is that"
     assert capfd.readouterr().err.startswith(f"error: {said}")
     assert not (tmp_path / "results").exists()

@@ -13,6 +13,8 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 EXECUTED, SOURCE = "book/_executed/", "notebooks/"
+LONG = 80
+"""Letters up to which a field's default is shown."""
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -40,8 +42,16 @@ def show_defaults(
     if what != "class" or not hasattr(shown, "model_fields"):
         return None
     fields = shown.model_fields.items()
-    said = [n if field.is_required() else f"{n}={field.get_default()!r}" for n, field in fields]
+    said = [
+        n if field.is_required() else f"{n}={_short(field.get_default())}" for n, field in fields
+    ]
     return f"({', '.join(said)})", None
+
+
+def _short(default: object) -> str:
+    """A default, or of one that fills lines only what it is."""
+    said = repr(default)
+    return said if len(said) <= LONG else f"{type(default).__name__}(…)"
 
 
 def open_source(
