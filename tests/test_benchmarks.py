@@ -153,7 +153,7 @@ def test_figures_have_a_bar_for_everyone_and_a_curve_for_every_work(measured):
 
 @pytest.mark.slow
 def test_missing_parts_are_named_with_the_command_that_measures_them(measured, tmp_path):
-    assert speed.machines(measured).data.endswith("--data-dir DIR --parts pipeline`")
+    assert speed.machines(measured).data.endswith("--data-dir DIR --parts strength pipeline`")
     nothing = speed.load_measured(str(tmp_path), Store(tmp_path))
     assert speed.machines(nothing).data.endswith(f"--parts {' '.join(speed.PARTS)}`")
     assert speed.shown(nothing["steps"], speed.throughput).data == "<p>Not measured yet.</p>"
