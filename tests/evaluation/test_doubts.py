@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from robust_transfer.attacks import PGD
 from robust_transfer.data.images import Images
 from robust_transfer.data.registry import load
 from robust_transfer.davchev2019.experiment import Profile, grid
 from robust_transfer.davchev2019.runs import Run
-from robust_transfer.evaluation import doubts
+from robust_transfer.evaluation import accuracies, doubts
 from robust_transfer.evaluation.budgets import BudgetConfig, Budgets
 from robust_transfer.networks.registry import build
 from robust_transfer.presentation.charts import spaced
@@ -71,6 +72,15 @@ def test_signs_are_those_of_the_network(network, shown):
     }
     assert len(doubts.in_words(found | {"weights": weights})) == len(shown)
     assert all(module.training for module in network.modules())
+
+
+def test_a_sweep_warns_of_what_no_attack_can_work_on():
+    images = load("glyphs10", "test", 60)
+    networks = {"sound": Around(), "sure": Around(after=sure)}
+    with pytest.warns(UserWarning) as told:
+        accuracies.sweep(networks, images, {8.0: PGD(steps=1)})
+    assert [str(warning.message).split(":")[0] for warning in told] == ["sure", "sure"]
+    assert "so far apart that their loss has no slope" in str(told[0].message)
 
 
 def test_signs_of_independent_labels():

@@ -1,5 +1,6 @@
 """Natural, black-box and white-box accuracy of a network, with intervals and per-image outcomes."""
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -215,6 +216,8 @@ def sweep(
 ) -> pd.DataFrame:
     """Accuracy of networks under attacks of growing strength.
 
+    Where a network shows signs that no attack can work, it warns; see ``doubts``.
+
     Args:
         models: networks by label.
         images: what they classify, on their device.
@@ -224,6 +227,9 @@ def sweep(
         Accuracies in [0, 1]: a row per strength, a column per label.
     """
     named = {str(strength): attack for strength, attack in attacks.items()}
+    for label, model in models.items():
+        for doubt in doubts.in_words(doubts.signs(model, images)):
+            warnings.warn(f"{label}: {doubt}", stacklevel=2)
     hits = {label: outcomes(model, images, named, {}) for label, model in models.items()}
     table = {k: [right[f"wb_{name}"].mean() for name in named] for k, right in hits.items()}
     return pd.DataFrame(table, index=pd.Index(attacks))
