@@ -18,7 +18,8 @@ from processes import descendants
 from robust_transfer import runner as runner_module
 from robust_transfer.attacks import PGD
 from robust_transfer.data.layouts import Drawn
-from robust_transfer.data.registry import load, load_divided
+from robust_transfer.data.registry import DATASETS, load, load_divided
+from robust_transfer.networks.registry import NETWORKS, build
 from robust_transfer.runner import Runner, count_batches, count_weights, time_batch
 from robust_transfer.training.engine import cores
 from robust_transfer.training.loop import TrainingConfig, load_data
@@ -72,6 +73,16 @@ def test_the_last_network_left_is_computed_with_as_many_threads_as_the_first(fam
     assert threads == [max(1, cores() // 2)] * 2
     shutil.rmtree(runner.store.folder(wanted[1]))
     assert [record.provenance["threads"] for record in runner.train(wanted)] == threads
+
+
+def test_what_workers_do_not_know_is_refused_before_they_begin(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "mine", lambda classes: build("resnet8", classes, 0))
+    with pytest.raises(ValueError, match="network = 'mine': it is known in this process, and wor"):
+        two_workers(tmp_path).train([tiny(network="mine")])
+    monkeypatch.setitem(DATASETS, "mine", DATASETS["glyphs10"])
+    with pytest.raises(ValueError, match="dataset = 'mine': it is known in this process, and wor"):
+        two_workers(tmp_path).train([tiny(dataset="mine")])
+    assert not list(tmp_path.iterdir())
 
 
 def forget_images():

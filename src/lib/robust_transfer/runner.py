@@ -27,6 +27,7 @@ from tqdm import tqdm
 from robust_transfer.attacks import loss_of
 from robust_transfer.config import Config
 from robust_transfer.data.images import Images
+from robust_transfer.data.registry import OURS
 from robust_transfer.evaluation.accuracies import Evaluation, EvaluationConfig
 from robust_transfer.evaluation.measurement import (
     Measured,
@@ -34,6 +35,7 @@ from robust_transfer.evaluation.measurement import (
     same_images,
     test_images,
 )
+from robust_transfer.networks.registry import is_own
 from robust_transfer.records.provenance import commit
 from robust_transfer.records.store import Record, Store
 from robust_transfer.training import engine, loop
@@ -196,6 +198,7 @@ class Runner(Config):
         _context()  # workers come from a process that imports the library while this one decodes
         device, batch_seconds, seconds = self.torch_device, {}, 0
         for config in missing:
+            self._known_to_workers(config)
             images, validation = loop.load_data(config, self.data_dir)
             if (kind := (config.network, config.dataset, config.batch_size)) not in batch_seconds:
                 batch_seconds[kind] = time_batch(config, images, device)
@@ -208,6 +211,16 @@ class Runner(Config):
         print(f"training {len(missing)} networks: {', '.join(config.name for config in missing)}")
         about = "at most" if device.type == "cuda" else "about"  # a GPU replays recorded steps
         print(f"{about} {duration(seconds)} on {device.type}", flush=True)
+
+    def _known_to_workers(self, config: TrainingConfig) -> None:
+        """Raise ValueError for what was made known in this process, but in no other."""
+        for what, name, own in (
+            ("network", config.network, is_own(config.network)),
+            ("dataset", config.dataset, config.dataset not in OURS),
+        ):
+            if own:
+                said = f"{what} = {name!r}: it is known in this process, and workers are others"
+                raise ValueError(f"{said}; allowed are those in registry.py, or Store.get_or_train")
 
     def _announce_measuring(self, absent: Sequence[Wish]) -> None:
         """Say what will be measured, and how long that takes, if DeepFool is left out."""

@@ -66,6 +66,8 @@ DATASETS: dict[str, DataSet] = {
     )
 }
 """Every data set by name."""
+OURS = frozenset(DATASETS)
+"""Those that every process knows."""
 
 
 def register(dataset: DataSet) -> None:

@@ -102,13 +102,18 @@ def has_batch_norm(name: str) -> bool:
     return bool(batch_norms(outline(name)))
 
 
+def is_own(name: str) -> bool:
+    """Whether a network is one that a user made known."""
+    made_by = getattr(NETWORKS[name], "func", NETWORKS[name])
+    return getattr(made_by, "__module__", "").split(".")[0] != __name__.split(".")[0]
+
+
 def own_fingerprint(name: str, classes: int, side: int) -> str:
     """What tells a network of one's own from another by the same name; "" for the library's.
 
     A hash of its weights' names and shapes, and of what it answers when it is new.
     """
-    made_by = getattr(NETWORKS[name], "func", NETWORKS[name])
-    if getattr(made_by, "__module__", "").split(".")[0] == __name__.split(".")[0]:
+    if not is_own(name):
         return ""
     model = build(name, classes, seed=0).eval()
     images = torch.linspace(0, 1, 3 * side**2).view(1, 3, side, side)
