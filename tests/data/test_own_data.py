@@ -175,6 +175,9 @@ def test_a_sixteen_bit_image_is_turned_too(tmp_path):
 
 def test_an_image_of_a_kind_that_is_not_read_is_named(tmp_path):
     file = folders(tmp_path)
+    Image.fromarray(GREY).save(file.with_name(".a.gif"))  # a hidden one is no image
+    assert len(load("own", "train", 2, str(tmp_path))) == 2
+    load.cache_clear()
     Image.fromarray(GREY).save(file.with_suffix(".gif"))
     with pytest.raises(ValueError, match=r"a/0\.gif is an image of a kind that is not read; allow"):
         load("own", "train", 2, str(tmp_path))

@@ -62,4 +62,6 @@ def test_it_is_stored_and_found_again(store, family, harder):
     other = harder.model_copy(update={"attacks": strongest(ThreatModel(epsilon=0.06))})
     path.rename(path.with_name(other.file_name))  # as another's
     assert harder.find(store, config) is None and other.find(store, config) is None
+    anew = other.get_or_measure(store, config, "", CPU).content
+    assert StrongConfig(**anew["config"]) == other and other.find(store, config).content == anew
     assert StrongConfig(**harder.model_dump(mode="json")).hash == harder.hash

@@ -172,9 +172,9 @@ class ClassFolders(DataSet):
             if differ := sorted({*found.classes} ^ {*others}):
                 said = f"{self.name}/{folder.name} and {what} do not share {', '.join(differ)}"
                 raise ValueError(f"data_dir = '{data_dir}': {said}; allowed are the same names")
-        others = (f for f in sorted(folder.glob("*/*")) if f.suffix.lower() in _NOT_READ)
-        if (other := next(others, None)) and not other.name.startswith("."):
-            said = f"{other} is an image of a kind that is not read"
+        shown = (file for file in sorted(folder.glob("*/*")) if not file.name.startswith("."))
+        if unread := [file for file in shown if file.suffix.lower() in _NOT_READ]:
+            said = f"{unread[0]} is an image of a kind that is not read"
             kinds = " ".join(IMG_EXTENSIONS)
             raise ValueError(f"data_dir = '{data_dir}': {said}; allowed are {kinds}")
         self.check_count(split, count, len(found))

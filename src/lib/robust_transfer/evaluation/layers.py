@@ -93,5 +93,8 @@ def get_or_measure(
         moves = {name: state[name] - start for name, start in before.items()}
         return expected | {"gradient": flow, "moved": _relative(moves, before)}
 
-    content = store.get_or_compute(network, NAME, expected, compute, device)
+    def find() -> dict | None:
+        return store.read_beside(network, NAME, expected)
+
+    content = store.get_or_compute(network, NAME, find, compute, device)
     return pd.DataFrame({name: content[name] for name in ("gradient", "moved")})

@@ -74,11 +74,8 @@ class MeasurementConfig(Config):
 
     def find(self, store: Store, network: TrainingConfig) -> Measured | None:
         """What is stored of the published weights, or None."""
-        tied = self._checksums(store, network) | {"network": network.hash}
-        content = store.read_beside(network, self.file_name, tied)
-        if content is None or type(self)(**content["config"]) != self:  # another one's, renamed
-            return None
-        return self._result(content)
+        content = self._stored(store, network)
+        return None if content is None else self._result(content)
 
     def get_or_measure(
         self, store: Store, network: TrainingConfig, data_dir: str, device: torch.device
@@ -90,10 +87,6 @@ class MeasurementConfig(Config):
             ValueError: the network was trained on other images.
         """
         store.check_made_of(network, data_dir)
-        if (found := self.find(store, network)) is not None:
-            same_images(self, [found], data_dir)
-            return found
-        checksums = self._checksums(store, network)
 
         def compute() -> dict:
             model, images = store.model(network, device), self._images_of(network, data_dir)
@@ -103,12 +96,24 @@ class MeasurementConfig(Config):
             measured = self._measure(model, images, prepared)
             measured["signs"] = signs(model, images) | measured.get("signs", {})
             made = {"data": images.fingerprint, "seconds": round(time.perf_counter() - started, 3)}
-            named = {"config": self.model_dump(mode="json"), "network": network.hash} | checksums
+            named = {"config": self.model_dump(mode="json"), "network": network.hash}
+            named |= self._checksums(store, network)
             content = named | {"n": len(images)} | measured | made
             return content | {"doubts": self._result(content).doubts}
 
-        content = store.get_or_compute(network, self.file_name, checksums, compute, device)
-        return self._result(content)
+        def find() -> dict | None:
+            return self._stored(store, network)
+
+        content = store.get_or_compute(network, self.file_name, find, compute, device)
+        measured = self._result(content)
+        same_images(self, [measured], data_dir)
+        return measured
+
+    def _stored(self, store: Store, network: TrainingConfig) -> dict | None:
+        """The record of this measurement; another's that was renamed is none."""
+        tied = self._checksums(store, network) | {"network": network.hash}
+        content = store.read_beside(network, self.file_name, tied)
+        return content if content and type(self)(**content["config"]) == self else None
 
     def _images_of(self, network: TrainingConfig, data_dir: str) -> Images:
         for name in ("dataset", "image_size"):

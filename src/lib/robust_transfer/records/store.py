@@ -191,25 +191,25 @@ class Store:
         self,
         config: TrainingConfig,
         name: str,
-        expected: dict,
+        find: Callable[[], dict | None],
         compute: Callable[[], dict],
         device: torch.device,
     ) -> dict:
-        """Return the sealed record beside a network's that says what is ``expected``, or make it.
+        """Return the sealed record beside a network's, or make it.
 
         A second process that asks for the same one waits for the first.
 
         Args:
             config: the network.
             name: the record's file.
-            expected: fields that tie the record to weights, with their values.
+            find: gives the record, if there is one that is wanted; see ``read_beside``.
             compute: gives the whole record but for its provenance.
             device: what it computes on.
         """
-        if (content := self.read_beside(config, name, expected)) is not None:
+        if (content := find()) is not None:
             return content
         with files.lock(self.folder(config)):
-            if (content := self.read_beside(config, name, expected)) is None:
+            if (content := find()) is None:
                 content = compute() | {"provenance": provenance(device)}
                 files.write_sealed(self.folder(config) / name, content)
         return content
