@@ -3,14 +3,17 @@
 import time
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.accuracy import correct, count
 from benchmarks.settings import Bench
 from robust_transfer import paths
+from robust_transfer.data.images import Images
 from robust_transfer.davchev2019 import experiment
-from robust_transfer.training.engine import folded
+from robust_transfer.davchev2019.tables import LAST
+from robust_transfer.evaluation import strong
 
 ROWS = ("pgd", "nat-pgd-stage3", "nat-pgd-all", "pgd-pgd-all")
 """Networks of which most is left after seven steps, and one of which least is."""
@@ -40,9 +43,10 @@ def strength(bench: Bench) -> dict:
     for network in tqdm(experiment.select(experiment.grid(profile), [*ROWS]), ncols=88):
         config = network.config
         model = bench.store.model(config, bench.device)
-        images = bench.test_images(config.dataset)
-        pixels, labels = next(images.first(min(IMAGES, len(images))).batches(IMAGES))
-        ours, seconds = timed(lambda m=model, x=pixels, y=labels: withstood_ours(m, x, y, profile))
+        images = bench.test_images(config.dataset).to("cpu")  # where a part of them is a set
+        some = images.first(min(IMAGES, len(images))).to(bench.device)
+        pixels, labels = next(some.batches(IMAGES))
+        ours, seconds = timed(lambda m=model, of=some: withstood_ours(m, of, profile))
         theirs, their_seconds = timed(
             lambda m=model, x=pixels, y=labels: withstood_theirs(m, x, y, profile.epsilon)
         )
@@ -61,16 +65,11 @@ def timed(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
     return run(), time.perf_counter() - started
 
 
-def withstood_ours(
-    model: nn.Module, images: Tensor, labels: Tensor, profile: experiment.Profile
-) -> Tensor:
+def withstood_ours(model: nn.Module, images: Images, profile: experiment.Profile) -> Tensor:
     """Which images are right, and stay so under the strong attacks."""
     attacks = experiment.strong(profile, profile.target_dataset).attacks
-    left = correct(model, images, labels)
-    places = left.nonzero()[:, 0]
-    for _, met, tried in attacks.rounds(folded(model), images[places], labels[places]):
-        left[places[met]] = correct(model, tried, labels[places[met]])
-    return left
+    found = strong.withstood(model, images, attacks)
+    return torch.from_numpy(found[LAST]).to(images.labels.device)
 
 
 def withstood_theirs(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:

@@ -49,6 +49,11 @@ class ThreatModel(Config):
         inside = (rounded.float() - whole).abs() <= self.epsilon
         return rounded.where(inside, inner.project(nearest, whole).to(images.dtype))
 
+    def start(self, images: Tensor, generator: Generator | None) -> Tensor:
+        """Uniform points of the ball around images, those outside [0, 1] moved to its edge."""
+        noise = torch.empty_like(images).uniform_(-1, 1, generator=generator)
+        return self.project(images + self.epsilon * noise, images)
+
 
 class PGD(Config):
     """Projected gradient descent: repeated signed gradient steps, each projected to the ball.
@@ -114,9 +119,7 @@ class PGD(Config):
                 labels = predicted(model(images), labels)
         adversarial = images
         if self.random_start:
-            noise = torch.empty_like(images).uniform_(-1, 1, generator=generator)
-            start = images + self.threat_model.epsilon * noise
-            adversarial = self.threat_model.project(start, images)
+            adversarial = self.threat_model.start(images, generator)
         for _ in range(self.steps):
             gradient = input_gradient(model, adversarial, labels)
             adversarial = adversarial + self.step_size * gradient.sign()
@@ -188,8 +191,7 @@ class MarginPGD(Config):
             targets = others.topk(min(self.targets, clean.shape[1] - 1)).indices.T
             left = torch.arange(len(images), device=images.device)
             for target in self.restarts * (list(targets) or [None]):
-                noise = torch.empty_like(images).uniform_(-1, 1, generator=generator)
-                start = images + self.threat_model.epsilon * noise
+                start = self.threat_model.start(images, generator)
                 aims = None if target is None else target[left]
                 tried, fooled = self._climb(model, images[left], labels[left], aims, start[left])
                 found[left] = tried
@@ -202,8 +204,7 @@ class MarginPGD(Config):
         self, model: nn.Module, images: Tensor, labels: Tensor, aims: Tensor | None, start: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The first iterates that fool the network, or the last ones, and where they do."""
-        adversarial = self.threat_model.project(start, images)
-        left = torch.arange(len(images), device=images.device)
+        adversarial, left = start, torch.arange(len(images), device=images.device)
         for step in range(self.steps + 1):
             size = self.step_size * (1 - step / self.steps)
             moving, true = adversarial[left], labels[left]

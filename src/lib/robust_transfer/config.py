@@ -1,4 +1,4 @@
-"""The base of every configuration: frozen, validated, hashed, read from YAML.
+"""The base of every configuration, frozen, validated, hashed, read from YAML; of command lines too.
 
 Errors are one line each; they name the parameter, its value and what is allowed.
 """

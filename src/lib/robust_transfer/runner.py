@@ -149,11 +149,7 @@ class Runner(Config):
             RuntimeError: some networks failed; what is finished stays.
             ValueError: stored measurements of a task are of other test images than the others.
         """
-        asked = [n for config, how in wanted for n in how.networks(config).values()]
-        self._check_made_of(lineages(asked))
-        missing = {how for config, how in wanted if how.find(self.store, config) is None}
-        for how in missing:  # now, not after what is missing was trained
-            test_images(how, self.data_dir)
+        self._check_made_of(lineages(networks(wanted)))
         if absent := self._trained(wanted):
             self._announce_measuring(absent)
             where = self.data_dir, self.torch_device
@@ -168,12 +164,10 @@ class Runner(Config):
 
     def _trained(self, wanted: Sequence[Wish]) -> list[Wish]:
         """What is not measured yet, all of it trained; a source or surrogate anew adds to it."""
-
-        def networks(of: Sequence[Wish]) -> list[TrainingConfig]:
-            return [network for config, how in of for network in how.networks(config).values()]
-
         while True:
             absent = [(c, how) for c, how in wanted if how.find(self.store, c) is None]
+            for how in {how for _, how in absent}:  # now, not after what is missing was trained
+                test_images(how, self.data_dir)
             if not self.missing(networks(absent), weights=True):
                 return absent
             self._train(networks(absent), True, lineages(networks(wanted)))
@@ -320,6 +314,11 @@ class Crew:
             if error is not None and config not in again:
                 traceback.print_exception(error)
                 self.failed[config] = f"{config.name}: {error}"
+
+
+def networks(wanted: Sequence[Wish]) -> list[TrainingConfig]:
+    """All networks that measurements take."""
+    return [network for config, how in wanted for network in how.networks(config).values()]
 
 
 def lineages(configs: Sequence[TrainingConfig]) -> Asked:

@@ -36,18 +36,17 @@ def index(
         printed: those of the paper's own table under the same rules.
     """
     table = ledger(judged)
+    own = [printed[name].verdict for name in table.index] if printed else []
     held = table["held"].replace("0 of 0", "")
     shown = {
         "claim": [f'<span class="words">{words}</span>' for words in table["claim"]],
         "verdict": table["verdict"],
-        "of the paper's own table": [printed[i].verdict if printed else "" for i in table.index],
+        **({"of the paper's own table": own} if own else {}),
         "tests that hold": held.str.replace(" ", "\N{NO-BREAK SPACE}"),
         "effect": [_effect(row) for _, row in table.iterrows()],
         "n": ["" if pd.isna(n) else f"{n:,}" for n in table["n"]],
         "seeds": ["" if pd.isna(seeds) else str(seeds) for seeds in table["seeds"]],
     }
-    if not printed:
-        shown.pop("of the paper's own table")
     links = [f'<a href="{PLACES}/{page(judged[i])}.html#{i}">{i}</a>' for i in table.index]
     return pd.DataFrame(shown).set_axis(links)
 

@@ -1,6 +1,5 @@
 """What claims are judged by: an experiment reproduced, image by image, and its paper's table."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,13 +53,9 @@ class Reproduction:
         return {accuracy: 100 * float(of.mean()) for accuracy, of in hits}
 
     def printed(self, *basis: Accuracy) -> Percentages:
-        """The paper's accuracies, in percent."""
-        return {
-            a: 100 * float(self.paper[a.column].get(a.network, math.nan))
-            if a.column in self.paper
-            else math.nan
-            for a in basis
-        }
+        """The paper's accuracies, in percent; NaN in a column that it does not have."""
+        table = self.paper.reindex(columns=[*dict.fromkeys(a.column for a in basis)])
+        return {a: 100 * float(table.loc[a.network, a.column]) for a in basis}
 
     def gap(self, first: Accuracy, second: Accuracy, level: float = 0.95) -> Interval:
         """``first`` minus ``second`` in percentage points, paired over images and seeds."""
@@ -72,7 +67,9 @@ class Reproduction:
     def spread(self, column: str) -> Spread | None:
         """How far apart seeds lie in a column, over the networks that have several."""
         repeated = (repeats.values() for repeats in self.evaluations.values())
-        return intervals.pooled([e.accuracy(column) for e in repeats] for repeats in repeated)
+        return intervals.pooled(
+            [e.accuracy(column) for e in repeats if column in e.outcomes] for repeats in repeated
+        )
 
     def borrows(self, first: Accuracy, second: Accuracy) -> bool:
         """Whether the interval of their gap takes the spread between seeds from other networks."""

@@ -6,7 +6,7 @@ from torch import nn
 from robust_transfer import paths
 from robust_transfer.config import one_of
 from robust_transfer.davchev2019 import experiment, runs
-from robust_transfer.davchev2019.tables import LAST
+from robust_transfer.davchev2019.tables import LAST, STRONG
 from robust_transfer.evaluation.accuracies import COLUMNS
 from robust_transfer.records.store import Store
 
@@ -69,7 +69,7 @@ def published() -> pd.DataFrame:
                 row |= {column: evaluation.accuracy(column) for column in COLUMNS}
                 row["n"] = evaluation.content["n"]
             if run.strong:
-                row["strong"] = run.strong.accuracy(LAST)
+                row[STRONG] = run.strong.accuracy(LAST)
             row["doubts"] = "; ".join(run.doubts)
             rows.append(row)
     return pd.DataFrame(rows).convert_dtypes()

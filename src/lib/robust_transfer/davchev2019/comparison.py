@@ -14,7 +14,6 @@ from robust_transfer.davchev2019.experiment import Profile
 from robust_transfer.davchev2019.runs import Run
 from robust_transfer.evaluation import intervals
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
-from robust_transfer.evaluation.intervals import Interval
 from robust_transfer.presentation.tables import doubted, with_sd
 
 TOLERANCES = {"natural": 2.0, "bb_fgsm": 4.0, "bb_pgd": 4.0}
@@ -31,8 +30,8 @@ def side_by_side(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     ours_, paper = ours[columns], theirs[columns]
     parts = {"ours": 100 * ours_, "paper": 100 * paper, "difference": 100 * (ours_ - paper)}
     table = pd.concat(parts, axis=1).swaplevel(axis=1)[columns]
-    if "strong" in ours:
-        table["strong", "ours"] = 100 * ours["strong"]
+    if tables.STRONG in ours:
+        table[tables.STRONG, "ours"] = 100 * ours[tables.STRONG]
     return table.set_axis(ours["label"], axis=0)
 
 
@@ -137,24 +136,16 @@ def comparisons(runs: list[Run], pairs: Iterable[tuple[str, str]]) -> pd.DataFra
         table[f"{ours.labels[first]} − {ours.labels[second]}"] = {
             "seeds": ours.size(*pair)["seeds"],
             "ours (points)": intervals.with_interval(*ours.gap(*pair)[:3]),
-            "ours, strong attacks": _in_words(strong_gap(runs, first, second)),
+            "ours, strong attacks": _strong_gap(ours, first, second),
             "paper (points)": intervals.signed(quantities.gap(pair, ours.printed(*pair))),
         }
     return pd.DataFrame(table.values(), index=pd.Index(table, name="difference in wb_pgd"))
 
 
-def strong_gap(runs: list[Run], first: str, second: str) -> Interval | None:
-    """Difference in what strong attacks leave, in points, paired over images; None if unknown."""
-    found = {r.network.id: r.strong for r in runs if r.strong and r.network.in_table}
-    if not {first, second} <= found.keys():
-        return None
-    hits = [found[name].outcomes[tables.LAST].astype(float) for name in (first, second)]
-    mean, low, high, p = intervals.paired((hits[0] - hits[1])[None])
-    return Interval(100 * mean, 100 * low, 100 * high, p)
-
-
-def _in_words(gap: Interval | None) -> str:
-    return intervals.with_interval(*gap[:3]) if gap else ""
+def _strong_gap(ours: Reproduction, first: str, second: str) -> str:
+    """Difference in what strong attacks leave, with its interval; empty if it was not measured."""
+    pair = Accuracy(first, tables.STRONG), Accuracy(second, tables.STRONG)
+    return intervals.with_interval(*ours.gap(*pair)[:3]) if all(map(ours.has, pair)) else ""
 
 
 def quoted(
@@ -178,15 +169,15 @@ def quoted(
     numbers |= {f"natural_{name}": 100 * ours.loc[name, "natural"] for name in ("nat", "pgd")}
     numbers |= {f"rank_correlation_{c}": agrees.loc[c, "rank correlation"] for c in COLUMNS}
     pair = Accuracy("pgd-pgd-all", "wb_pgd"), Accuracy("pgd", "wb_pgd")
-    gap, strong = outcomes.gap(*pair), strong_gap(runs, "pgd-pgd-all", "pgd")
+    gap, strong = outcomes.gap(*pair), _strong_gap(outcomes, "pgd-pgd-all", "pgd")
     if strong:
-        left = {name: 100 * ours.loc[name, "strong"] for name in shown}
+        left = {name: 100 * ours.loc[name, tables.STRONG] for name in shown}
         numbers |= {f"strong_{name.replace('-', '_')}": value for name, value in left.items()}
     return {name: float(value) for name, value in numbers.items()} | {
         "headline": intervals.signed(gap.mean),
         "headline_low": intervals.signed(gap.low),
         "headline_high": intervals.signed(gap.high),
-        "strong_difference": _in_words(strong) or "not measured",
+        "strong_difference": strong or "not measured",
         "n_strong": min((r.strong.content["n"] for r in runs if r.strong), default=0),
         "difference": intervals.signed(robust["pgd-pgd-all"] - robust["pgd"]),
         "cells_within": int(agrees["cells within tolerance"].sum()),
