@@ -39,16 +39,14 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
+import torch
 
 from robust_transfer import paths
 from robust_transfer.config import Parser, say
 from robust_transfer.data.registry import load
 from robust_transfer.davchev2019 import experiment
 from robust_transfer.davchev2019.experiment import Network, Profile
-from robust_transfer.evaluation import accuracies
-from robust_transfer.evaluation.accuracies import Evaluation, EvaluationConfig
 from robust_transfer.files import write_atomically
 from robust_transfer.records.store import CHECKPOINT, HISTORY, RECORD, WEIGHTS
 from robust_transfer.runner import Runner
@@ -71,14 +69,8 @@ POLL_SECONDS = 2
 """Between two looks at the histories."""
 SAMPLE = 200
 """Test images on which a network is attacked again at home."""
-HALF = 0.5
-"""Every network is evaluated at the profile's epsilon, and at this share of it."""
-
-
-def evaluations(profile: Profile) -> list[EvaluationConfig]:
-    """At the profile's epsilon and, for a second point of the curve, at half of it."""
-    halved = profile.model_copy(update={"epsilon": HALF * profile.epsilon})
-    return [experiment.evaluation(profile), experiment.evaluation(halved)]
+CHECKED = ("natural", "wb_fgsm", "wb_pgd")
+"""Columns in which a network is attacked again, as ``make verify`` does."""
 
 
 def work(profile: Profile, networks: list[str], runner: Runner) -> None:
@@ -101,14 +93,8 @@ def work(profile: Profile, networks: list[str], runner: Runner) -> None:
     first = [network for network in own if network.id in experiment.HEADLINE]
     for part in (first, own, [network for network in chosen if network.further]):
         attempt(runner.train, [network.config for network in part])
-        targets = [n for n in experiment.rows(part) if runner.store.find(n.config)]
-        for how in evaluations(profile) if targets else ():
-            attempt(runner.train, [how.surrogate])
-            attempt(runner.evaluate, [network.config for network in targets], how)
-        trained = [n for n in part if runner.store.find(n.config)]
-        harder = [n.config for n in trained if experiment.meets_strong_attacks(n)]
-        wanted = [(config, experiment.strong(profile, config.dataset)) for config in harder]
-        attempt(runner.measure, wanted)
+        trained = [network for network in part if runner.store.find(network.config)]
+        attempt(runner.measure, experiment.wishes(trained, profile))
     if problems:
         raise RuntimeError("; ".join(problems))
 
@@ -188,33 +174,11 @@ def _extract(pack: Path, folder: Path) -> None:
             write_atomically(folder / member.name, tar.extractfile(member).read())
 
 
-def check(network: Network, how: EvaluationConfig, found: Evaluation, runner: Runner) -> str:
-    """Attack a network again, on a few images; say how many outcomes differ from the record's.
-
-    Another processor adds in another order, so a few outcomes on the edge may differ; more than one
-    in fifty is an error.
-
-    Raises:
-        ValueError: a column differs in more than that; it names the network.
-    """
-    images = accuracies.test_images(how, runner.data_dir).first(SAMPLE)
-    model = runner.store.model(network.config)
-    name = f"{network.id}, seed {network.config.seed}"
-    again = accuracies.outcomes(model, images, how.attacks, {})
-    worst = 0
-    for column, outcome in again.items():
-        differ = int(np.sum(outcome != found.outcomes[column][: len(images)]))
-        worst = max(worst, differ)
-        if differ > max(1, len(images) // 50):
-            counted = f"{differ} of {len(images)} outcomes in {column}"
-            raise ValueError(f"{name}: {counted} differ from the record")
-    return f"{name}: at most {worst} of {len(images)} outcomes differ"
-
-
 def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> list[str]:
     """Unpack, verify checksums and a sample of the outcomes, and publish what is whole.
 
-    What was published without weights has been verified before.
+    What was published without weights has been verified before. Another processor adds in another
+    order, so a few outcomes on the edge may differ; more than one in fifty is an error.
 
     Returns:
         What is not finished yet.
@@ -222,18 +186,20 @@ def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> li
     Raises:
         RuntimeError: outcomes differ from those found here; all of these are named.
     """
-    from robust_transfer.book import pipeline  # here: its packages are not on a borrowed machine
+    # here, because their packages are not on a borrowed machine:
+    from robust_transfer.book import pipeline
+    from robust_transfer.davchev2019 import verification
 
     unpack(packs, Path(runner.results_dir))
-    targets, problems = experiment.rows(select(profile, sample)), []
-    for how in evaluations(profile):
-        for network in targets:
-            found = how.find(runner.store, network.config)
-            if found is not None and runner.store.find(network.config, weights=True) is not None:
-                try:
-                    print(check(network, how, found, runner), flush=True)
-                except ValueError as error:
-                    problems.append(str(error))
+    how, problems, cpu = experiment.evaluation(profile), [], torch.device("cpu")
+    for network in experiment.rows(select(profile, sample)):
+        here = runner.store.find(network.config, weights=True) is not None
+        for column in CHECKED if here and how.find(runner.store, network.config) else ():
+            cell = network, column, runner.data_dir, SAMPLE, cpu
+            found = verification.measure_again(profile, runner.store, *cell)
+            print(f"seed {network.config.seed}, {found}", flush=True)
+            if found.differ > max(1, len(found.again) // 50):
+                problems.append(str(found))
     if problems:
         raise RuntimeError("; ".join(problems))
     return pipeline.publish(profile, runner.store)

@@ -71,10 +71,7 @@ def unbroken(profile: experiment.Profile) -> None:
     runner = Runner(results_dir=str(paths.ROOT / UNBROKEN), workers=WORKERS)
     table = experiment.grid(profile)
     runner.train([network.config for network in table])
-    targets = experiment.rows(table)
-    runner.evaluate([network.config for network in targets], experiment.evaluation(profile))
-    harder = [n.config for n in table if experiment.meets_strong_attacks(n)]
-    runner.measure([(config, experiment.strong(profile, config.dataset)) for config in harder])
+    runner.measure(experiment.wishes(table, profile))
 
 
 def smoke() -> None:

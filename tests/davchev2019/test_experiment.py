@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from robust_transfer.davchev2019.experiment import (
     HEADLINE,
     Profile,
     again,
+    budgets,
     evaluation,
     grid,
     inner_attack,
-    meets_strong_attacks,
+    measurements,
     profile_path,
     read_profile,
     rows,
@@ -284,6 +286,32 @@ def test_strong_attacks_begin_with_the_papers_and_are_met_by_rows_and_sources():
     assert [attack.targets for attack in margins] == [0, 5]
     assert harder.dataset == "cifar100" and harder.test_size == 1000
     assert strong(profile.model_copy(update={"test_size": 60}), "cifar10").test_size == 60
-    again_too = profile.model_copy(update={"further_seeds": (1,)})
-    met = [n for n in grid(again_too) + again(again_too) if meets_strong_attacks(n)]
-    assert len(met) == 28 and "surrogate" not in {network.id for network in met}
+
+
+def test_every_network_has_its_measurements():
+    profile = Profile(further_seeds=(1,))
+    kinds = Counter(tuple(measurements(profile, n)) for n in grid(profile) + again(profile))
+    assert kinds == {
+        ("evaluation", "strong", "budgets"): 25,
+        ("strong",): 3,
+        ("evaluation",): 5,  # of the further seed
+        (): 3,  # the surrogate, and sources of the further seed
+    }
+
+
+def test_another_budget_or_more_steps_in_evaluation_train_nothing():
+    usual = Profile()
+    other = Profile(evaluation_epsilon=4 / 255, evaluation_steps=20)
+    assert [n.config for n in grid(other)] == [n.config for n in grid(usual)]
+    first = rows(grid(usual))[0]
+    for name, how in measurements(usual, first).items():
+        assert measurements(other, first)[name] != how
+    pgd, hard = evaluation(other).attacks["pgd"], strong(other, "cifar10").attacks.attacks
+    assert (pgd.threat_model.epsilon, pgd.step_size, pgd.steps) == (4 / 255, 1 / 255, 20)
+    assert {attack.threat_model.epsilon for attack in hard} == {4 / 255}
+    assert budgets(other).epsilons == (1 / 255, 2 / 255, 4 / 255, 6 / 255, 8 / 255, 0.5)
+    assert Profile(evaluation_epsilon=0).evaluated.epsilon == 0
+
+
+def test_no_budget_is_larger_than_the_scale():
+    assert max(budgets(Profile(epsilon=0.8)).epsilons) == 1

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from robust_transfer.attacks import PGD, ThreatModel, deepfool, fgsm
+from robust_transfer.attacks import PGD, ThreatModel, deepfool, fgsm, input_gradient
 from robust_transfer.data.images import Images
 from robust_transfer.data.registry import DATASETS, load
 from robust_transfer.evaluation import budgets, packing
@@ -72,12 +72,30 @@ def test_every_condition_is_answered_by_the_network_itself(measured, trained, fa
 def test_batches_do_not_matter(trained, family, sweep, measured, monkeypatch):
     monkeypatch.setattr(budgets, "BATCH", {"cpu": 4})
     model = trained.model(family["baseline"]).train()
-    outputs, distances = budgets.measure(model, load("glyphs10", "test", 60), sweep)
+    outputs, distances, controls = budgets.measure(model, load("glyphs10", "test", 60), sweep)
     assert all(module.training for module in model.modules())
     for condition, output in outputs.items():
         assert np.array_equal(output, measured.outputs[condition])
     for norm in ("l2", "linf"):
         np.testing.assert_allclose(distances[norm], measured.deepfool[norm], rtol=1e-3)
+    for epsilon, found in measured.controls.items():  # noise is drawn batch by batch
+        assert controls[epsilon]["alignment"] == pytest.approx(found["alignment"], abs=1e-3)
+
+
+def test_attacks_are_held_against_noise_and_the_turn_of_the_gradient(trained, family, measured):
+    model = trained.model(family["baseline"])
+    images, labels = next(load("glyphs10", "test", 60).batches(60))
+    for epsilon, found in measured.controls.items():
+        ball = ThreatModel(epsilon=epsilon)
+        noisy = ball.start(images, torch.Generator().manual_seed(7))
+        expected = (model(noisy).argmax(1) == labels).double().mean().item()
+        assert found["noise"] == pytest.approx(expected, abs=0.1)
+        here, there = (
+            input_gradient(model, x, labels).flatten(1)
+            for x in (images, fgsm(ball)(model, images, labels))
+        )
+        cosines = (here * there).sum(1) / (here.norm(dim=1) * there.norm(dim=1))
+        assert found["alignment"] == pytest.approx(cosines.mean().item(), abs=1e-3)
 
 
 def test_two_classes_and_independent_labels_keep_log_odds_too(sweep):
@@ -86,18 +104,19 @@ def test_two_classes_and_independent_labels_keep_log_odds_too(sweep):
     drawn = load("glyphs10", "test", 60)
     halves = Images.of(drawn.pixels, drawn.labels % 2)
     logits = two.eval()(next(halves.batches(60))[0]).detach()
-    outputs, distances = budgets.measure(two, halves, harmless)
+    outputs, distances, _ = budgets.measure(two, halves, harmless)
     expected = (logits[:, 1] - logits[:, 0]).half().numpy()
     assert distances == {} and outputs[NATURAL].dtype == np.float16
     assert np.array_equal(outputs[NATURAL], expected)
     result = Budgets("glyphs10", halves.labels.byte().numpy(), outputs, {}, {})
     assert np.array_equal(result.predicted(), logits.argmax(1))
     assert result.predicted().dtype == np.uint8
-    outputs, _ = budgets.measure(many, labelled(60, 3), harmless)
+    outputs, _, controls = budgets.measure(many, labelled(60, 3), harmless)
     logits = many.eval()(next(drawn.batches(60))[0]).detach()
     assert outputs.keys() == {NATURAL, *harmless.attacks}
     assert np.array_equal(outputs[NATURAL], logits.half().numpy())
     assert not np.array_equal(outputs["pgd", 0.1], outputs[NATURAL])
+    assert controls.keys() == {0.02, 0.1} and 0 < controls[0.1]["noise"] < 1
 
 
 def result(labels, **outputs):
@@ -207,8 +226,8 @@ def test_measurements_are_stored_and_found_again(store, family, sweep):
     for condition, output in made.outputs.items():
         assert np.array_equal(again.outputs[condition], output)
     assert list(made.content) == [
-        *("config", "network", "weights", "n", "labels", "outputs", "deepfool", "signs"),
-        *("data", "seconds", "doubts", "provenance"),
+        *("config", "network", "weights", "n", "labels", "outputs", "deepfool", "controls"),
+        *("signs", "data", "seconds", "doubts", "provenance"),
     ]
     assert made.content["data"] == load("glyphs10", "test", 60).fingerprint
     assert made.content["provenance"].keys() >= {"device", "torch", "commit", "finished"}

@@ -135,6 +135,27 @@ def test_budgets_doubt_an_order_that_no_working_attack_leaves(right, said):
     assert all(sentence.startswith(part) for sentence, part in zip(found, said, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("left", "noise", "said"),
+    [
+        ({0.1: 80, 0.2: 40, 0.5: 0}, 90, []),
+        ({0.1: 80, 0.2: 40, 0.5: 2}, 90, []),
+        ({0.1: 80, 0.2: 40, 0.5: 4}, 90, ["PGD at ε = 0.5, which nothing can withstand, is"]),
+        ({0.1: 80, 0.2: 90, 0.5: 0}, 90, ["PGD is weaker at ε = 0.2 than with less by 5.0 p"]),
+        ({0.1: 80, 0.2: 40, 0.5: 0}, 60, ["PGD is weaker than noise at ε = 0.1 by 10.0 points"]),
+    ],
+)
+def test_no_working_attack_leaves_more_than_noise_or_than_less_budget(left, noise, said):
+    outputs = {("natural", 0.0): np.repeat([0, 1], [160, 40])}
+    for epsilon, n in left.items():
+        answers = np.repeat([0, 1], [n, 200 - n])
+        outputs |= {("fgsm", epsilon): answers, ("pgd", epsilon): answers}
+    controls = [{"epsilon": 0.1, "noise": noise / 200, "alignment": 0.8}]
+    found = Budgets("cifar10", np.zeros(200, int), outputs, {}, {"controls": controls}).doubts
+    assert len(found) == len(said)
+    assert all(sentence.startswith(part) for sentence, part in zip(found, said, strict=True))
+
+
 def test_budgets_keep_their_signs(store, family):
     few = BudgetConfig(dataset="glyphs10", test_size=60, epsilons=(0.1,), steps=2)
     content = few.get_or_measure(store, family["baseline"], "", CPU).content

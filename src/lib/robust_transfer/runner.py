@@ -155,7 +155,8 @@ class Runner(Config):
             where = self.data_dir, self.torch_device
             for how in {how for _, how in absent}:
                 how.prepare(self.store, *where)
-            jobs = {c: partial(how.get_or_measure, self.store, c, *where) for c, how in absent}
+            hows = {c: [how for other, how in absent if other == c] for c, _ in absent}
+            jobs = {c: partial(_measure, hows[c], self.store, c, *where) for c in hows}
             self._run(jobs, "network", {config for config, _ in wanted})
         found = [(how, how.find(self.store, config)) for config, how in wanted]
         for how in {how for how, _ in found}:
@@ -227,7 +228,8 @@ class Runner(Config):
                 seconds_of[kind] = how.passes * len(images) * batch_seconds / count
             seconds += seconds_of[kind]
         size = max(how.test_size for _, how in absent)
-        print(f"measuring {len(absent)} networks on up to {size} test images")
+        count = len({config for config, _ in absent})
+        print(f"measuring {count} networks on up to {size} test images")
         print(f"about {duration(seconds)} on {device.type}", flush=True)
 
     def _run(self, jobs: Jobs, unit: str, asked: Asked) -> None:
@@ -371,6 +373,18 @@ def _context() -> BaseContext:
     context.set_forkserver_preload([__name__])
     ensure_running()
     return context
+
+
+def _measure(
+    hows: Sequence[MeasurementConfig],
+    store: Store,
+    config: TrainingConfig,
+    data_dir: str,
+    device: torch.device,
+) -> None:
+    """Measure all that is asked of a network; each is kept as soon as it is finished."""
+    for how in hows:
+        how.get_or_measure(store, config, data_dir, device)
 
 
 def _attempt(job: Callable[[], object]) -> None:

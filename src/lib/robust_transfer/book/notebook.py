@@ -65,7 +65,8 @@ def assemble(kind: type[Config], said: Mapping[str, object], *own: str) -> tuple
         raise ValueError(f"unknown parameter {unknown}; known: {', '.join(sorted(known))}")
     chosen = {name: value for name, value in said.items() if value is not None}
     fields = {name: chosen[name] for name in kind.model_fields if name in chosen}
-    if len(fields) < len(kind.model_fields):  # the others are a file's, which also names them
+    needed = {name for name, field in kind.model_fields.items() if field.default is not None}
+    if needed - fields.keys():  # the others are a file's, which also names them
         what = kind.__name__.lower()
         folder = paths.PROFILES if kind is Profile else paths.STUDIES
         file = paths.parameter_file(what, folder, fields.pop(what, ""))

@@ -157,15 +157,15 @@ def publish(profile: experiment.Profile, store: Store) -> list[str]:
         # what transfers started from stays; a source trained anew since would void them
         if network.role != "source" or there.find(network.config) is None:
             _copy(store.lineage(network.config), target, weights=not network.further)
-        for kind in ("evaluation", "strong"):
-            for name, content in store.beside(network.config, f"{kind}-*.json").items():
-                write_sealed(target / folder_name(network.config) / name, content)
+        for how in experiment.measurements(profile, network).values():
+            if (found := how.find(store, network.config)) is not None:
+                write_sealed(target / folder_name(network.config) / how.file_name, found.content)
     published = runs.find(networks, there, profile)
     rows = [run for run in published if run.network.in_table]
-    harder = [run for run in published if experiment.meets_strong_attacks(run.network)]
     missing = [_named(run) for run in published if run.record is None]
-    missing += [f"evaluation of {_named(run)}" for run in rows if run.evaluation is None]
-    missing += [f"strong attacks on {_named(run)}" for run in harder if run.strong is None]
+    for run in published:
+        hows = experiment.measurements(profile, run.network)
+        missing += [f"{name} of {_named(run)}" for name in hows if getattr(run, name) is None]
     if not missing:
         theirs = tables.paper()
         ours = tables.results([run for run in rows if not run.network.further])

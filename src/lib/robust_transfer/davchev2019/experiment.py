@@ -15,6 +15,8 @@ from robust_transfer.attacks import EPSILON, PGD, ThreatModel, fgsm, strongest
 from robust_transfer.config import MOST, Config, Seed, one_of, read
 from robust_transfer.data.registry import DataSetName, one_class_an_image
 from robust_transfer.evaluation.accuracies import EvaluationConfig
+from robust_transfer.evaluation.budgets import HOPELESS, BudgetConfig
+from robust_transfer.evaluation.measurement import MeasurementConfig
 from robust_transfer.evaluation.strong import StrongConfig
 from robust_transfer.networks import transfer
 from robust_transfer.networks.registry import NetworkName
@@ -50,6 +52,9 @@ HEADLINE = ("pgd", "pgd-nat-stage3", "nat-pgd-all", "pgd-pgd-stage3", "pgd-pgd-a
 COMPARED = (("pgd-pgd-all", "pgd"), ("nat-pgd-all", "pgd"), ("pgd-pgd-all", "nat-pgd-all"))
 """The difference in the headline, and its two parts: any pre-training, and a robust one."""
 
+BUDGETS = (1 / 4, 1 / 2, 1, 3 / 2, 2)
+"""Over which the accuracy of every row is followed, in shares of epsilon."""
+
 
 class Profile(Config):
     """The scale and protocol of one reproduction of Table 1; the defaults are paper A's.
@@ -69,7 +74,8 @@ class Profile(Config):
         surrogate_batch_size: images a step of the surrogate's training.
         weight_decay: of natural training from scratch, and of all transfers.
         adversarial_weight_decay: of adversarial training from scratch.
-        epsilon: l∞ radius on the [0, 1] scale.
+        epsilon: l∞ radius on the [0, 1] scale, in training and evaluation.
+        evaluation_epsilon: of evaluation, where it is another; no network is trained for it.
         step_ratio: PGD's step, as a share of epsilon.
         training_steps, evaluation_steps: of PGD.
         random_start, attack_mode: of PGD in training; ``mode`` of ``attacks.PGD``.
@@ -97,6 +103,7 @@ class Profile(Config):
     weight_decay: float = Field(5e-5, ge=0)
     adversarial_weight_decay: float = Field(1e-5, ge=0)
     epsilon: float = Field(EPSILON, ge=0, le=1)
+    evaluation_epsilon: float | None = Field(None, ge=0, le=1)
     step_ratio: float = Field(0.25, gt=0, le=1)
     training_steps: int = Field(7, ge=1, le=MOST)
     evaluation_steps: int = Field(7, ge=1, le=MOST)
@@ -123,6 +130,12 @@ class Profile(Config):
     def _rows_can_be_evaluated(self) -> Self:
         one_class_an_image("target_dataset", self.target_dataset)
         return self
+
+    @property
+    def evaluated(self) -> ThreatModel:
+        """What attacks may do in evaluation."""
+        asked = self.evaluation_epsilon
+        return ThreatModel(epsilon=self.epsilon if asked is None else asked)
 
     @property
     def folder(self) -> str:
@@ -217,14 +230,31 @@ def again(profile: Profile) -> list[Network]:
     return networks
 
 
+def measurements(profile: Profile, network: Network) -> dict[str, MeasurementConfig]:
+    """All that is measured on a network, by the names that ``runs.Run`` has for it."""
+    found = {"evaluation": evaluation(profile)} if network.in_table else {}
+    if network.further or network.role == "surrogate":
+        return found
+    found["strong"] = strong(profile, network.config.dataset)
+    return found | ({"budgets": budgets(profile)} if network.in_table else {})
+
+
+def wishes(
+    networks: list[Network], profile: Profile
+) -> list[tuple[TrainingConfig, MeasurementConfig]]:
+    """All measurements of networks, for ``Runner.measure``."""
+    asked = [(network.config, measurements(profile, network)) for network in networks]
+    return [(config, how) for config, hows in asked for how in hows.values()]
+
+
 def evaluation(profile: Profile) -> EvaluationConfig:
     """How the 25 rows are evaluated, and the same rows of further seeds: by one surrogate."""
     return EvaluationConfig(
         surrogate=_surrogate(profile).config,
         test_size=profile.test_size,
-        threat_model=ThreatModel(epsilon=profile.epsilon),
+        threat_model=profile.evaluated,
         steps=profile.evaluation_steps,
-        step_size=profile.step_ratio * profile.epsilon,
+        step_size=profile.step_ratio * profile.evaluated.epsilon,
     )
 
 
@@ -234,14 +264,20 @@ def strong(profile: Profile, dataset: str) -> StrongConfig:
     The paper's seven steps end near the first maximum of the loss. What finer and longer attacks
     still find says how much of an accuracy is owed to that modest one.
     """
-    attacks = strongest(ThreatModel(epsilon=profile.epsilon))
     size = min(1000, profile.test_size)
-    return StrongConfig(dataset=dataset, test_size=size, attacks=attacks)
+    return StrongConfig(dataset=dataset, test_size=size, attacks=strongest(profile.evaluated))
 
 
-def meets_strong_attacks(network: Network) -> bool:
-    """Whether a network does: all but the surrogate, of the profile's own seed."""
-    return network.role != "surrogate" and not network.further
+def budgets(profile: Profile) -> BudgetConfig:
+    """How far the accuracy of a row falls as the budget grows, on 500 test images at most.
+
+    The last budget is one that no network can withstand: an attack that leaves anything there does
+    not work.
+    """
+    sizes = (min(1.0, share * profile.evaluated.epsilon) for share in BUDGETS)
+    size = min(500, profile.test_size)
+    fields = {"dataset": profile.target_dataset, "test_size": size}
+    return BudgetConfig(**fields, epsilons=(*sizes, HOPELESS))
 
 
 def rows(table: list[Network]) -> list[Network]:

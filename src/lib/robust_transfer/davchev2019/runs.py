@@ -1,10 +1,11 @@
-"""Networks of the grid with what came of them: the record of a training, two evaluations."""
+"""Networks of the grid with what came of them: the record of a training, and measurements."""
 
 from dataclasses import dataclass
 
 from robust_transfer.davchev2019 import experiment
 from robust_transfer.davchev2019.experiment import Network, Profile
 from robust_transfer.evaluation.accuracies import Evaluation
+from robust_transfer.evaluation.budgets import Budgets
 from robust_transfer.presentation.tables import doubted
 from robust_transfer.records.store import Record, Store
 from robust_transfer.runner import Runner
@@ -20,18 +21,20 @@ class Run:
         evaluation: on the test images; None while there is none, and of sources and surrogate.
         strong: under strong attacks; None while there is none, and of the surrogate and of further
             seeds.
+        budgets: answers as the budget grows, of rows of the profile's own seed.
     """
 
     network: Network
     record: Record | None = None
     evaluation: Evaluation | None = None
     strong: Evaluation | None = None
+    budgets: Budgets | None = None
 
     @property
     def doubts(self) -> list[str]:
         """What says that the attacks on it did not work."""
-        evaluations = [found for found in (self.evaluation, self.strong) if found]
-        return list(dict.fromkeys(doubt for found in evaluations for doubt in found.doubts))
+        measured = [found for found in (self.evaluation, self.strong, self.budgets) if found]
+        return list(dict.fromkeys(doubt for found in measured for doubt in found.doubts))
 
     @property
     def label(self) -> str:
@@ -41,21 +44,16 @@ class Run:
 
 def find(networks: list[Network], store: Store, profile: Profile) -> list[Run]:
     """What a store has of networks of a profile, a run each."""
-    how = experiment.evaluation(profile)
     found = []
     for network in networks:
-        config = network.config
-        harder = experiment.strong(profile, config.dataset)
-        measured = how.find(store, config), harder.find(store, config)
-        found.append(Run(network, store.find(config), *measured))
+        hows = experiment.measurements(profile, network).items()
+        measured = {name: how.find(store, network.config) for name, how in hows}
+        found.append(Run(network, store.find(network.config), **measured))
     return found
 
 
 def get_or_run(networks: list[Network], runner: Runner, profile: Profile) -> list[Run]:
-    """Networks of a profile, trained, evaluated and attacked strongly where they were not."""
+    """Networks of a profile, trained and measured where they were not."""
     runner.train([network.config for network in networks])
-    rows = [network.config for network in experiment.rows(networks)]
-    runner.evaluate(rows, experiment.evaluation(profile))
-    wanted = [n.config for n in networks if experiment.meets_strong_attacks(n)]
-    runner.measure([(config, experiment.strong(profile, config.dataset)) for config in wanted])
+    runner.measure(experiment.wishes(networks, profile))
     return find(networks, runner.store, profile)

@@ -12,6 +12,7 @@ from robust_transfer.davchev2019 import experiment
 from robust_transfer.davchev2019.experiment import Network, Profile
 from robust_transfer.davchev2019.runs import Run
 from robust_transfer.evaluation.accuracies import COLUMNS
+from robust_transfer.evaluation.budgets import HOPELESS
 from robust_transfer.networks.registry import build
 from robust_transfer.networks.transfer import STRATEGIES, trainable_weights, transplant
 from robust_transfer.presentation.tables import (
@@ -154,10 +155,29 @@ def withstood(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(table, "index").rename(columns=STAGES)
 
 
-def masking(runs: list[Run]) -> pd.DataFrame:
-    """Signs of masked gradients, a row per network that raises any."""
-    raised = {r.network.label: "; ".join(r.doubts) for r in runs if r.doubts}
-    return pd.DataFrame({"doubt": raised or {"none raised": ""}})
+def held_against(runs: list[Run], epsilon: float) -> pd.DataFrame:
+    """What attacks of a budget are held against, in percent, a row per network."""
+    table = {}
+    for run in runs:
+        if found := run.budgets:
+            control = found.controls[epsilon]
+            shares = {"natural": found.accuracy(), "noise": control["noise"]}
+            shares |= {name: found.accuracy(name.lower(), epsilon) for name in ("FGSM", "PGD")}
+            shares[f"PGD, ε = {HOPELESS}"] = found.accuracy("pgd", HOPELESS)
+            row = {name: percent(share) for name, share in shares.items()}
+            table[run.label] = row | {"alignment": f"{control['alignment']:.2f}"}
+    return pd.DataFrame.from_dict(table, "index")
+
+
+def along_the_budget(runs: list[Run]) -> pd.DataFrame:
+    """Accuracy under PGD in [0, 1], a column per network, by ε in 1/256; 0 is without attack."""
+    curves = {}
+    for run in runs:
+        if found := run.budgets:
+            tried = [epsilon for epsilon in found.controls if epsilon < HOPELESS]
+            left = {256 * epsilon: found.accuracy("pgd", epsilon) for epsilon in tried}
+            curves[run.label] = {0: found.accuracy()} | left
+    return pd.DataFrame(curves)
 
 
 def data_line(profile: Profile, runs: list[Run]) -> str:

@@ -212,19 +212,19 @@ def _right(model: nn.Module, shown: Tensor, batch: Tensor, labels: Tensor, colum
 
 
 def sweep(
-    models: dict[str, nn.Module], images: Images, attacks: dict[float, Attack]
+    models: dict[str, nn.Module], images: Images, attacks: dict[float | str, Attack]
 ) -> pd.DataFrame:
-    """Accuracy of networks under attacks of growing strength.
+    """Accuracy of networks under several attacks, of growing strength for instance.
 
     Where a network shows signs that no attack can work, it warns; see ``doubts``.
 
     Args:
         models: networks by label.
         images: what they classify, on their device.
-        attacks: white-box attacks by strength.
+        attacks: white-box attacks by strength, or by name.
 
     Returns:
-        Accuracies in [0, 1]: a row per strength, a column per label.
+        Accuracies in [0, 1]: a row per attack, a column per label.
     """
     named = {str(strength): attack for strength, attack in attacks.items()}
     for label, model in models.items():

@@ -10,7 +10,15 @@ from pydantic import Field, field_validator, model_validator
 from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
-from robust_transfer.attacks import PGD, ThreatModel, deepfool, fgsm, in_mode
+from robust_transfer.attacks import (
+    PGD,
+    ThreatModel,
+    deepfool,
+    fgsm,
+    in_mode,
+    input_gradient,
+    share_right,
+)
 from robust_transfer.config import MOST, Side
 from robust_transfer.data.images import Images
 from robust_transfer.data.registry import DATASETS, DataSetName
@@ -25,6 +33,8 @@ Condition = tuple[str, float]
 
 NATURAL: Condition = ("natural", 0.0)
 NORMS = ("l2", "linf")
+HOPELESS = 0.5
+"""From this budget on, any image can become a grey one: no network can withstand it."""
 EPSILONS = (1 / 255, 2 / 255, 0.01, 4 / 255, 0.03, 8 / 255, 0.05, 0.07, 0.09)
 """The customary budgets, and paper B's "0.01 to 0.1 in steps of 0.02" (§III.D)."""
 
@@ -78,14 +88,17 @@ class BudgetConfig(MeasurementConfig):
     @property
     def passes(self) -> float:
         attacks = self.attacks.values()
-        return sum(0.67 * attack.steps for attack in attacks) + 0.33 * (1 + len(attacks))
+        controls = 0.67 + len(self.epsilons)
+        return sum(0.67 * attack.steps for attack in attacks) + 0.33 * (1 + len(attacks)) + controls
 
     def _measure(self, model: nn.Module, images: Images, prepared: dict[str, Tensor]) -> dict:
-        outputs, distances = measure(model, images, self)
+        outputs, distances, controls = measure(model, images, self)
         labels = small(images.labels, DATASETS[self.dataset].classes).cpu().numpy()
         answers = [{"attack": a, "epsilon": e} | pack_array(o) for (a, e), o in outputs.items()]
         sizes = {norm: pack_array(found) for norm, found in distances.items()}
-        return {"labels": pack_array(labels), "outputs": answers, "deepfool": sizes}
+        means = [{"epsilon": epsilon} | found for epsilon, found in controls.items()]
+        measured = {"labels": pack_array(labels), "outputs": answers, "deepfool": sizes}
+        return measured | {"controls": means}
 
     def _result(self, content: dict) -> "Budgets":
         outputs = {(row["attack"], row["epsilon"]): unpack_array(row) for row in content["outputs"]}
@@ -114,6 +127,16 @@ class Budgets:
     outputs: dict[Condition, np.ndarray]
     deepfool: dict[str, np.ndarray]
     content: dict
+
+    @property
+    def controls(self) -> dict[float, dict[str, float]]:
+        """What attacks are held against, by epsilon; old records have none.
+
+        ``noise`` is the accuracy on images with uniform noise of that size; ``alignment`` the mean
+        cosine of the loss's gradients at an image and at its FGSM image. Near 0 the loss is so
+        uneven that a single step says little (Andriushchenko and Flammarion 2020, §4).
+        """
+        return {row["epsilon"]: row for row in self.content.get("controls", [])}
 
     def predicted(self, attack: str = "natural", epsilon: float = 0.0) -> np.ndarray:
         """Predicted classes, or independent labels, like ``labels``."""
@@ -190,13 +213,19 @@ class Budgets:
     @property
     def doubts(self) -> list[str]:
         """What says that the attacks did not work; a sentence each."""
-        gaps = {}
+        gaps, weaker = {}, self.accuracy()
         for (attack, epsilon), score in {at: self.accuracy(*at) for at in self.outputs}.items():
+            at = f"at ε = {epsilon:.4g}"
+            said = f"{attack.upper()} images {at} are classified better than clean ones"
+            gaps[said] = score - self.accuracy()
             if attack == "pgd":
-                said = f"PGD is weaker than FGSM at ε = {epsilon:.4g}"
-                gaps[said] = score - self.accuracy("fgsm", epsilon)
-            said = f"{attack.upper()} images at ε = {epsilon:.4g}"
-            gaps[f"{said} are classified better than clean ones"] = score - self.accuracy()
+                gaps[f"PGD is weaker than FGSM {at}"] = score - self.accuracy("fgsm", epsilon)
+                gaps[f"PGD is weaker {at} than with less"], weaker = score - weaker, score
+                if epsilon in self.controls:
+                    noise = self.controls[epsilon]["noise"]
+                    gaps[f"PGD is weaker than noise {at}"] = score - noise
+                if epsilon >= HOPELESS:
+                    gaps[f"PGD {at}, which nothing can withstand, is withstood"] = score
         told = doubts.in_words(self.content.get("signs", {}))  # old records have none
         return told + doubts.contradictions(gaps, len(self.labels))
 
@@ -215,7 +244,7 @@ class Budgets:
 
 def measure(
     model: nn.Module, images: Images, config: BudgetConfig
-) -> tuple[dict[Condition, np.ndarray], dict[str, np.ndarray]]:
+) -> tuple[dict[Condition, np.ndarray], dict[str, np.ndarray], dict[float, dict[str, float]]]:
     """Attack a network in eval mode and fp32 with every budget.
 
     Args:
@@ -224,9 +253,10 @@ def measure(
         config: the attacks.
 
     Returns:
-        ``outputs`` and ``deepfool`` of ``Budgets``.
+        ``outputs``, ``deepfool`` and ``controls`` of ``Budgets``.
     """
-    outputs, distances, left = [], [], config.deepfool_images
+    outputs, distances, controls, left = [], [], [], config.deepfool_images
+    generator = torch.Generator(images.pixels.device).manual_seed(0)
     size = engine.batch_size(BATCH[images.pixels.device.type], model, images.pixels)
     with in_mode(model, "eval"), torch.no_grad():
         target = engine.folded(model)  # the attacks'; answers are asked of the network itself
@@ -237,7 +267,31 @@ def measure(
             attacked = batch[:left], labels[:left]
             distances.append({n: deepfool(target, *attacked, n) for n in NORMS if left})
             left -= min(left, len(batch))
-    return joined(outputs), joined(distances)
+            controls.append(held_against(model, target, batch, labels, config.epsilons, generator))
+    means = {at: float(found.mean()) for at, found in joined(controls).items()}
+    names = ("noise", "alignment")
+    by_epsilon = {e: {name: means[name, e] for name in names} for e in config.epsilons}
+    return joined(outputs), joined(distances), by_epsilon
+
+
+def held_against(
+    model: nn.Module,
+    target: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilons: tuple[float, ...],
+    generator: torch.Generator,
+) -> dict[tuple[str, float], Tensor]:
+    """Image by image what ``Budgets.controls`` are the means of, float32 ``(N,)``."""
+    found, slope = {}, input_gradient(target, images, labels)
+    for epsilon in epsilons:
+        ball = ThreatModel(epsilon=epsilon)
+        found["noise", epsilon] = share_right(model(ball.start(images, generator)), labels)
+        stepped = ball.project(images + epsilon * slope.sign(), images)
+        there = input_gradient(target, stepped, labels)
+        both = (gradient.flatten(1).double() for gradient in (slope, there))
+        found["alignment", epsilon] = torch.cosine_similarity(*both, eps=1e-30).nan_to_num()
+    return found
 
 
 def kept(logits: Tensor, labels: Tensor) -> Tensor:

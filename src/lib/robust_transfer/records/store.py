@@ -179,14 +179,6 @@ class Store:
         found = (self.read_sealed(folder / name) for folder in self._folders(config))
         return next((c for c in found if c is not None and expected.items() <= c.items()), None)
 
-    def beside(self, config: TrainingConfig, pattern: str) -> dict[str, dict]:
-        """The sealed records beside a finished network's that speak of its weights, by file."""
-        if (record := self.find(config)) is None:
-            return {}
-        names = sorted({p.name for folder in self._folders(config) for p in folder.glob(pattern)})
-        found = ((n, self.read_beside(config, n, {"weights": record.checksum})) for n in names)
-        return {name: content for name, content in found if content is not None}
-
     def get_or_compute(
         self,
         config: TrainingConfig,
