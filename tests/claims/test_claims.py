@@ -210,7 +210,8 @@ def test_the_papers_own_table_gives_the_papers_claims(of_the_paper):
     against |= {"D23", "D25"}  # and two orders to which it has exceptions
     assert {name for name, verdict in verdicts.items() if verdict == FAILS} == against
     untested = {name for name, verdict in verdicts.items() if verdict == UNTESTED}
-    assert untested == {name for name, claim in A.items() if not claim.rules}
+    # a table alone does not say how epochs were chosen (D38)
+    assert untested == {name for name, claim in A.items() if not claim.rules} | {"D38"}
 
 
 @pytest.mark.parametrize(

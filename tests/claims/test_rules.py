@@ -305,3 +305,16 @@ def test_a_former_rule_is_shown_and_counts_nothing():
 def test_what_was_not_measured_is_untested():
     found = AtMost("pgd", "strong", 5).finding(reproduction(pgd=400))
     assert found.outcome == UNTESTED and found.ours == "not measured"
+
+
+def test_an_order_of_what_was_not_measured_says_so_and_other_pairs_count():
+    rule = Order(
+        tuple(
+            (Accuracy("nat", a), Accuracy("nat", b)) for a, b in (("natural", "wb_pgd"), ("x", "y"))
+        ),
+        "two",
+    )
+    found = rule.finding(reproduction(nat={"natural": 9, "wb_pgd": 3}))
+    assert found.outcome == REPLICATES and found.ours == "1 of 1" and len(found.basis) == 2
+    none = rule.finding(reproduction(nat={"bb_pgd": 9}))
+    assert none.outcome == UNTESTED and none.ours == "not measured" and none.basis == ()

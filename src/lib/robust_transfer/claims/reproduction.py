@@ -1,6 +1,6 @@
 """What claims are judged by: an experiment reproduced, image by image, and its paper's table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,14 @@ class Reproduction:
         evaluations: network id → seed → evaluation, all on the same test images.
         paper: a row per network, by id: ``label``, ``source``, ``target``, ``strategy`` and, in
             [0, 1], the accuracies that the paper prints.
+        doubts: network id → what says that attacks on it did not work, where that was looked for.
+        histories: network id → its training, a row per epoch; see ``Record.history``.
     """
 
     evaluations: dict[str, dict[int, Evaluation]]
     paper: pd.DataFrame
+    doubts: dict[str, list[str]] = field(default_factory=dict)
+    histories: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def outcomes(self, *basis: Accuracy) -> list[np.ndarray]:
         """Which images were classified correctly, per accuracy: bool ``(seeds, images)``.

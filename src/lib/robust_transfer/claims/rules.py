@@ -163,7 +163,8 @@ class Order:
     """T-order, and T-cat between accuracies: in every pair the first is above the second.
 
     Attributes:
-        pairs: all should hold; how many do is counted. Pairs that are not defined drop out.
+        pairs: all should hold; how many do is counted. Pairs that are not defined, or not measured,
+            drop out.
         words: what is put in order; a single pair says so itself.
         points: smallest allowed gap in percentage points; None asks for more than zero.
     """
@@ -174,12 +175,12 @@ class Order:
 
     def finding(self, reproduction: Reproduction) -> Finding:
         basis = quantities.basis(self.pairs)
-        return Finding(
-            self.words or self._relation(reproduction, self.pairs[0]),
-            paper=self._count(self._gaps(reproduction.printed(*basis))),
-            **_resting(reproduction, basis),
-            **self._judge(reproduction, self._gaps(reproduction.means(*basis))),
-        )
+        said = self.words or self._relation(reproduction, self.pairs[0])
+        printed = self._count(self._gaps(reproduction.printed(*basis)))
+        if not (basis := tuple(filter(reproduction.has, basis))):
+            return Finding(said, outcome.UNTESTED, "not measured", printed)
+        judged = self._judge(reproduction, self._gaps(reproduction.means(*basis)))
+        return Finding(said, paper=printed, **_resting(reproduction, basis), **judged)
 
     def _relation(self, reproduction: Reproduction, pair: Pair) -> str:
         relation = "above" if self.points is None else "minus" if self.points else "not below"
@@ -190,7 +191,8 @@ class Order:
         return gap > 0 if self.points is None else gap >= self.points
 
     def _gaps(self, percent: Percentages) -> Gaps:
-        gaps = [(pair, quantities.gap(pair, percent)) for pair in self.pairs]
+        there = [pair for pair in self.pairs if percent.keys() >= {*quantities.basis((pair,))}]
+        gaps = [(pair, quantities.gap(pair, percent)) for pair in there]
         return [(pair, gap) for pair, gap in gaps if not math.isnan(gap)]
 
     def _count(self, gaps: Gaps) -> str:

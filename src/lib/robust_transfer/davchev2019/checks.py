@@ -10,11 +10,13 @@ from robust_transfer.claims.quantities import Accuracy
 from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.claims.rules import Check, Fact
 from robust_transfer.data.registry import DATASETS
-from robust_transfer.davchev2019 import comparison, tables
+from robust_transfer.davchev2019 import comparison, experiment, tables
 from robust_transfer.davchev2019.experiment import Profile
 from robust_transfer.evaluation.accuracies import COLUMNS
+from robust_transfer.evaluation.intervals import signed
 from robust_transfer.networks.registry import build
 from robust_transfer.networks.transfer import transplant
+from robust_transfer.training.loop import selection_score
 
 PAPER = Profile()
 """Paper A's own protocol."""
@@ -107,3 +109,28 @@ def cells_within(reproduction: Reproduction) -> Fact:
     inside, judged = agrees[["cells within tolerance", "cells with a tolerance"]].sum()
     basis = tuple(Accuracy(network, c) for network in reproduction.paper.index for c in COLUMNS)
     return Fact(bool(inside >= 0.8 * judged), f"{inside} of {judged}", basis=basis)
+
+
+def unmasked(reproduction: Reproduction) -> Fact:
+    """D27: no row raises a doubt, noise and hopeless budgets included (``evaluation.doubts``)."""
+    found = reproduction.doubts
+    raised = [reproduction.labels[name] for name, doubts in found.items() if doubts]
+    text = f"{len(raised)} of {len(found)}" + (f": {', '.join(raised)}" if raised else "")
+    return Fact(not raised, text) if found else Fact(None, "not measured")
+
+
+def selection(reproduction: Reproduction) -> Fact:
+    """D38: the headline's difference on validation images, by three ways to choose the epoch."""
+    first, second = (reproduction.histories.get(name) for name in ("pgd-pgd-all", "pgd"))
+    if first is None or second is None:
+        return Fact(None, "not recorded")
+    (network,), gaps = experiment.select(experiment.grid(PAPER), ["pgd"]), {}
+    for rule in ("mean", "adversarial", "last"):
+        config = network.config.model_copy(update={"selection": rule})
+        chosen = (
+            max(history.to_dict("records"), key=partial(selection_score, config))["adversarial"]
+            for history in (first, second)
+        )
+        gaps[rule] = 100 * (next(chosen) - next(chosen))
+    text = ", ".join(f"{signed(gap)} by {rule}" for rule, gap in gaps.items())
+    return Fact(bool(min(gaps.values()) > 0 or max(gaps.values()) < 0), text)

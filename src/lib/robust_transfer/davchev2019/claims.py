@@ -15,6 +15,7 @@ from robust_transfer.claims.rules import (
     NotBelow,
 )
 from robust_transfer.davchev2019 import checks, experiment
+from robust_transfer.davchev2019.comparison import at_budget
 from robust_transfer.davchev2019.experiment import SOURCES, Profile
 from robust_transfer.davchev2019.tables import STRONG
 from robust_transfer.evaluation.accuracies import COLUMNS
@@ -106,7 +107,12 @@ INITIALISATION = {
         Former(Difference("pgd", "pgd-pgd-all", "natural")),
     ),
     "D36": Claim(lacking="needs several networks trained from at least five seeds each"),
-    "D38": Claim(lacking="records keep the weights of the selected epoch only"),
+    "D38": Claim(
+        Check(
+            "the headline's difference has one sign, however epochs are chosen", checks.selection
+        ),
+        lacking="on validation images and in training's attack: records keep one epoch's weights",
+    ),
 }
 
 PGD_SOURCES = [Difference(f"pgd-nat-{s}", f"fgsm-nat-{s}", c) for s in STRATEGIES for c in BB]
@@ -228,9 +234,17 @@ SANITY = {
             0,
         ),
         ITERATED,
-        lacking="flat losses, random noise and larger budgets are not in the records",
+        Check("no other sign of masked gradients: rows that show one", checks.unmasked),
     ),
-    "D28": Claim(ITERATED, lacking="other budgets are not in the records"),
+    "D28": Claim(
+        ITERATED,
+        order(
+            "PGD at least as strong as FGSM: all networks, a quarter to twice the budget",
+            within(ALL, [(at_budget("fgsm", s), at_budget("pgd", s)) for s in experiment.BUDGETS]),
+            0,
+        ),
+        lacking="longer attacks begin with the shorter ones in the records, so they cannot lose",
+    ),
     "D35": Claim(
         *(checks.rank_correlation(column) for column in COLUMNS),
         Check("at least 80 % of cells within their tolerance", checks.cells_within),

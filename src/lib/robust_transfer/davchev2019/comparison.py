@@ -10,10 +10,11 @@ from robust_transfer.claims import quantities
 from robust_transfer.claims.quantities import Accuracy
 from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.davchev2019 import tables
-from robust_transfer.davchev2019.experiment import Profile
+from robust_transfer.davchev2019.experiment import BUDGETS, Profile
 from robust_transfer.davchev2019.runs import Run
 from robust_transfer.evaluation import intervals
 from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
+from robust_transfer.evaluation.budgets import HOPELESS, Budgets
 from robust_transfer.presentation.tables import doubted, with_sd
 
 TOLERANCES = {"natural": 2.0, "bb_fgsm": 4.0, "bb_pgd": 4.0}
@@ -61,6 +62,7 @@ def reproduction(runs: list[Run]) -> Reproduction:
         FileNotFoundError: a row has no evaluation; names it.
     """
     evaluations: dict[str, dict[int, Evaluation]] = {}
+    doubts, looked_for, histories = {}, {}, {}
     for run in runs:
         if run.network.in_table:
             name, seed = run.network.id, run.network.config.seed
@@ -69,11 +71,28 @@ def reproduction(runs: list[Run]) -> Reproduction:
             right, content = run.evaluation.outcomes, run.evaluation.content
             if run.strong:
                 right = right | {tables.STRONG: run.strong.outcomes[tables.LAST]}
+            if run.budgets:
+                right = right | _by_budget(run.budgets)
+                looked_for[name] = run.doubts
             evaluations.setdefault(name, {})[seed] = Evaluation(right, content)
+            doubts.setdefault(name, []).extend(run.doubts)
+            if run.record and not run.network.further:
+                histories[name] = run.record.history
     theirs = tables.paper().loc[[*evaluations]]
-    doubts = {n: [d for e in of.values() for d in e.doubts] for n, of in evaluations.items()}
     theirs["label"] = [doubted(label, doubts[name]) for name, label in theirs["label"].items()]
-    return Reproduction(evaluations, theirs)
+    return Reproduction(evaluations, theirs, looked_for, histories)
+
+
+def at_budget(attack: str, share: float) -> str:
+    """Column of what an attack leaves at a share of the rows' epsilon."""
+    return f"{attack} at {share:g} ε"
+
+
+def _by_budget(found: Budgets) -> dict[str, np.ndarray]:
+    """Outcomes at every share of epsilon in ``experiment.BUDGETS``."""
+    sizes = zip(BUDGETS, (e for e in found.controls if e != HOPELESS), strict=False)
+    tried = [(attack, share, epsilon) for share, epsilon in sizes for attack in ("fgsm", "pgd")]
+    return {at_budget(a, share): found.predicted(a, e) == found.labels for a, share, e in tried}
 
 
 def as_printed() -> Reproduction:
