@@ -8,11 +8,15 @@ The rule: a percentage or a number with decimals in the text of a page is
 Whole numbers (sizes, layers, years) are not looked at, nor is code.
 """
 
+import ast
 import re
+from itertools import pairwise
+from pathlib import Path
 
 import nbformat
 import pytest
 
+import robust_transfer
 from robust_transfer import paths
 from robust_transfer.davchev2019 import experiment
 
@@ -137,3 +141,25 @@ def test_what_counts_as_typed(said, found):
 def test_readme_shows_the_scale_of_the_book():
     said, shown = PAGES["README"].read_text(), experiment.published_profile()
     assert {*re.findall(r"book/results/([\w-]+)/(?:figure4|table1)", said)} == {shown}
+
+
+def first_lines(source: str) -> list[str]:
+    """First lines of what is said of a module's or class's values, and of properties."""
+    said = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef):
+            for value, text in pairwise(node.body):
+                if isinstance(value, ast.Assign | ast.AnnAssign) and isinstance(text, ast.Expr):
+                    said.append(ast.literal_eval(text.value))
+        elif isinstance(node, ast.FunctionDef):
+            names = [ast.unparse(decorator) for decorator in node.decorator_list]
+            said += [ast.get_docstring(node) or ""] * any("property" in name for name in names)
+    return [text.partition("\n")[0] for text in said]
+
+
+def test_no_value_is_described_by_what_napoleon_takes_for_a_type():
+    """It reads ``a: b`` in such a line as type and description."""
+    assert first_lines('X = 1\n"""One: a.\n\nb: c"""') == ["One: a."]
+    modules = [*Path(robust_transfer.__file__).parent.rglob("*.py")]
+    lines = [line for path in modules for line in first_lines(path.read_text(encoding="utf-8"))]
+    assert len(lines) > 100 and [line for line in lines if ":" in line] == []

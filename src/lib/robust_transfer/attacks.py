@@ -19,10 +19,10 @@ from torch import Generator, Tensor, nn
 from robust_transfer.config import Config, one_of
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""What every attack is: model, images and labels to adversarial images, like the images."""
+"""What every attack is, from model, images and labels to adversarial images like the images."""
 
 EPSILON = 8 / 256
-"""Paper A's budget: 0.0625 on its [-1, 1] scale is 0.03125 = 8/256 on [0, 1]."""
+"""Paper A's budget, 0.0625 on its [-1, 1] scale and 0.03125 = 8/256 on [0, 1]."""
 
 
 class ThreatModel(Config):

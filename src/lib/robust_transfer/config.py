@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 MOST = 10_000_000
-"""Images, epochs, steps: more than that is a slip."""
+"""More images, epochs or steps than that are a slip."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What the generators of NumPy and PyTorch take."""
 Side = Annotated[int, Field(ge=0, le=4096)]

@@ -52,7 +52,7 @@ Asked = Set[TrainingConfig]
 POLL_SECONDS = 5
 """Between two looks at how far networks are; each is an output of a cell under papermill."""
 BYTES_PER_WEIGHT = 40
-"""Disk that a network needs at most: a record, and weights, momenta and best state three times,
+"""Disk that a network needs at most, a record, and weights, momenta and best state three times,
 in the checkpoint, in that of the epoch before, and in the one that is being written."""
 
 

@@ -7,7 +7,7 @@ show of judgements is written by the notebooks that judge.
 import pandas as pd
 
 from robust_transfer import paths
-from robust_transfer.davchev2019 import comparison, experiment, figures, runs, tables
+from robust_transfer.davchev2019 import answer, comparison, experiment, figures, runs, tables
 from robust_transfer.davchev2019.experiment import Network, Profile
 from robust_transfer.davchev2019.runs import Run
 from robust_transfer.davchev2019.tables import LAST
@@ -40,7 +40,11 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     records = [run.record for run in own + again]
     of_study = study_records(study, study_store)
     trained, data, fine_tuned = origins(records), fingerprints(own), origins(of_study)
+    ours = tables.results(own)
     parts = {
+        "answer": f"<p><strong>{answer.short(ours)}</strong></p>",
+        "sure": f"<p>{answer.sure(own, again, profile)}</p>",
+        "cost": show(answer.cost(own), "cost").data,
         "models": cards(own),
         "networks": show(short(trained[list(SHOWN)]), "networks", trained).data,
         "fingerprints": show(short(data), "fingerprints", data).data,
@@ -51,7 +55,7 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     paths.GENERATED.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         (paths.GENERATED / f"{name}.html").write_text(part, encoding="utf-8")
-    survival = figures.survival({"this run": tables.results(own), "paper": tables.paper()})
+    survival = figures.survival({"this book": ours, "the paper": tables.paper()})
     drawings = {"figure1": figures.scheme(networks), "survival": survival}
     for name, drawing in drawings.items():
         drawing.savefig(paths.GENERATED / f"{name}.svg", metadata={"Date": None})

@@ -29,7 +29,7 @@ class Accuracy:
 
 
 Percentages = Mapping[Accuracy, float]
-"""Accuracies in percent: of our records, of the paper, or of a resample of records."""
+"""Accuracies in percent, of our records, of the paper, or of a resample of records."""
 
 
 class Quantity(Protocol):

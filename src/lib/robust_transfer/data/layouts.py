@@ -34,7 +34,7 @@ class Picture(NamedTuple):
 
 
 Found = tuple[list[Picture], np.ndarray]
-"""Pictures, and their labels: int64 ``(N,)``, or float32 ``(N, classes)`` in {0, 1}."""
+"""Pictures, and their labels, int64 ``(N,)``, or float32 ``(N, classes)`` in {0, 1}."""
 
 
 @dataclass(frozen=True, kw_only=True)

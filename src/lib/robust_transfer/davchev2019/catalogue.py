@@ -33,7 +33,7 @@ def find(
     name: str, profile: str = "", seed: int | None = None
 ) -> tuple[experiment.Profile, Store, experiment.Network]:
     """A published network, with its profile and the store that has its weights; see ``load``."""
-    chosen, store = _read(profile or experiment.published_profile())
+    chosen, store = read(profile or experiment.published_profile())
     networks = experiment.grid(chosen) + experiment.again(chosen)
     one_of("name", name, {network.id for network in networks})
     seeds = {str(n.config.seed): n for n in networks if n.id == name}
@@ -56,7 +56,7 @@ def published() -> pd.DataFrame:
         what makes one doubt these numbers.
     """
     rows = []
-    for profile, store in map(_read, sorted(path.stem for path in paths.PROFILES.glob("*.yaml"))):
+    for profile, store in map(read, sorted(path.stem for path in paths.PROFILES.glob("*.yaml"))):
         networks = experiment.grid(profile) + experiment.again(profile)
         for run in runs.find(networks, store, profile):
             network, record, config = run.network, run.record, run.network.config
@@ -75,7 +75,7 @@ def published() -> pd.DataFrame:
     return pd.DataFrame(rows).convert_dtypes()
 
 
-def _read(profile: str) -> tuple[experiment.Profile, Store]:
+def read(profile: str) -> tuple[experiment.Profile, Store]:
     """A profile by name, and its published records by themselves."""
     chosen = experiment.read_profile(experiment.profile_path(profile))
     folder = paths.PUBLISHED / chosen.folder

@@ -1,6 +1,7 @@
 """Our Table 1 against the paper's, and networks against each other, with intervals."""
 
 from collections.abc import Iterable
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -184,8 +185,11 @@ def quoted(
     agrees, robust, outcomes = agreement(ours, theirs), 100 * ours["wb_pgd"], reproduction(runs)
     shown = ["nat", "pgd", "pgd-pgd-all", "nat-pgd-all", "pgd-pgd-stage3"]
     shown += ["pgd-nat-head", "pgd-nat-stage3", "pgd-nat-all"]
-    numbers = {f"wb_pgd_{name.replace('-', '_')}": robust[name] for name in shown}
-    numbers |= {f"natural_{name}": 100 * ours.loc[name, "natural"] for name in ("nat", "pgd")}
+    shown += ["nat-pgd-stage3", "fgsm", "fgsm_no_ll"]
+    numbers = {
+        f"{column}_{name.replace('-', '_')}": 100 * ours.loc[name, column]
+        for column, name in product(("natural", "wb_pgd", "bb_pgd"), shown)
+    }
     numbers |= {f"rank_correlation_{c}": agrees.loc[c, "rank correlation"] for c in COLUMNS}
     pair = Accuracy("pgd-pgd-all", "wb_pgd"), Accuracy("pgd", "wb_pgd")
     gap, strong = outcomes.gap(*pair), _strong_gap(outcomes, "pgd-pgd-all", "pgd")

@@ -30,7 +30,7 @@ SCALES = ("paper", "fast", "overnight", "laptop")
 """Profiles on CIFAR, from the paper's scale down."""
 
 PAPER_LAYERS = {"head": 1, "stage3": 18, "all": 56}
-"""The paper's label of each strategy: unfrozen layers of ResNet-56."""
+"""The paper's label of each strategy, the unfrozen layers of ResNet-56."""
 
 ROWS = (
     ("nat", (("nat", "nat"),)),
@@ -38,7 +38,7 @@ ROWS = (
     ("fgsm_no_ll", (("fgsm", "nat"), ("nat", "fgsm"), ("fgsm", "fgsm"))),
     ("pgd", (("pgd", "nat"), ("nat", "pgd"), ("pgd", "pgd"))),
 )
-"""Table 1 from top to bottom: each baseline, then the transfers, source and target, below it."""
+"""Table 1 from top to bottom, each baseline, then the transfers, source and target, below it."""
 
 SOURCES = ("nat", "fgsm", "pgd")
 """Defences of the networks on the source data that transfers start from."""
@@ -50,7 +50,7 @@ HEADLINE = ("pgd", "pgd-nat-stage3", "nat-pgd-all", "pgd-pgd-stage3", "pgd-pgd-a
 """The rows behind the paper's headline, which further seeds train again."""
 
 COMPARED = (("pgd-pgd-all", "pgd"), ("nat-pgd-all", "pgd"), ("pgd-pgd-all", "nat-pgd-all"))
-"""The difference in the headline, and its two parts: any pre-training, and a robust one."""
+"""The difference in the headline, and its two parts, any pre-training, and a robust one."""
 
 BUDGETS = (1 / 4, 1 / 2, 1, 3 / 2, 2)
 """Over which the accuracy of every row is followed, in shares of epsilon."""
@@ -178,7 +178,7 @@ class Network:
 
     @property
     def label(self) -> str:
-        """Name for readers, as the paper writes it: R with subscripts, then the unfrozen layers.
+        """Name for readers, as the paper writes it, R with subscripts, then the unfrozen layers.
 
         The seed is named where it is a further one.
         """

@@ -1,7 +1,7 @@
 """The figures of paper A; every function returns a Matplotlib Figure."""
 
 from collections.abc import Iterable, Sequence
-from itertools import chain, groupby
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,16 @@ from robust_transfer.networks.transfer import STRATEGIES
 from robust_transfer.presentation import figures
 
 PLOTTED = ("natural", "wb_fgsm", "wb_pgd", "bb_fgsm", "bb_pgd")
-"""Columns in the order of the paper's heatmaps: clean, white box, black box."""
+"""Columns in the order of the paper's heatmaps, clean, white box, black box."""
 TITLES = {c: c.upper().replace("_", "\n") for c in PLOTTED} | {"natural": "natural"}
-SURVIVAL = ("from\nscratch", "head\n(1)", "last stage\n(18)", "everything\n(56)")
-"""Columns of the figure ``survival``: what is trained on the target."""
+SURVIVAL = {
+    ("pgd", "pgd"): "robust source,\nretrained against PGD",
+    ("nat", "pgd"): "natural source,\nretrained against PGD",
+    ("pgd", "nat"): "robust source,\nretrained naturally",
+}
+"""Lines of the figure ``survival``, by the trainings of source and target."""
+MOVED = {"head": "head", "stage3": "last\nstage", "all": "every\nlayer"}
+"""What of the network is retrained, along its axis."""
 
 
 def normalised(table: pd.DataFrame) -> pd.DataFrame:
@@ -90,28 +96,27 @@ def _heatmap(
 
 
 def survival(tables: dict[str, pd.DataFrame]) -> Figure:
-    """White-box PGD accuracy of every transfer by strategy, beside training from scratch.
+    """White-box PGD accuracy of transfers against how much of the network was retrained.
 
     Args:
         tables: title → accuracies in [0, 1], as made by ``tables.results``.
 
     Returns:
-        One panel per table: a row for each pair of trainings, red lines where the target's training
-        changes, accuracies in percent; colours run from none to the panel's best.
+        One panel per table, with a line for each training in ``SURVIVAL`` and, dashed, what
+        training against PGD without a source gives.
     """
-    figure, axes = figures.subplots(1, len(tables), (5.2 * len(tables), 3.3))
+    figure, axes = figures.subplots(1, len(tables), (3.1 * len(tables), 3.6), sharey=True)
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
-        transfers = table.dropna(subset="strategy")
-        shown = transfers.pivot(index=["source", "target"], columns="strategy", values="wb_pgd")
-        pairs = transfers[["source", "target"]].drop_duplicates().itertuples(index=False, name=None)
-        pairs = sorted(pairs, key=lambda pair: list(figures.COLOURS).index(pair[1]))
-        shown = 100 * shown.loc[pairs, list(STRATEGIES)]
-        targets = [target for _, target in pairs]
-        shown.insert(0, "scratch", 100 * table.loc[targets, "wb_pgd"].to_numpy())
-        names = [f"R<sub>{source}→{target}</sub>" for source, target in pairs]
-        blocks = [list(block) for _, block in groupby(targets)]
-        _heatmap(axis, shown, names, blocks, SURVIVAL, walls=(1,), size=10, vmin=0, fmt=".1f")
-        axis.set_title(title)
+        scratch = 100 * table.loc["pgd", "wb_pgd"]
+        axis.axhline(scratch, color="0.4", linestyle="--", label="no source,\ntrained against PGD")
+        for (source, target), label in SURVIVAL.items():
+            found = [100 * table.loc[f"{source}-{target}-{s}", "wb_pgd"] for s in STRATEGIES]
+            style = "o-" if source == "pgd" else "s:"
+            colour = figures.COLOURS[target]
+            axis.plot(list(MOVED.values()), found, style, color=colour, label=label)
+        axis.set(title=title, xlim=(-0.25, 2.25), xlabel="retrained")
+    axes[0, 0].set(ylabel="accuracy under PGD (%)", ylim=(-2, None))
+    figures.shared_legend(figure, "lower center", 2)
     return figure
 
 

@@ -26,7 +26,7 @@ from robust_transfer.records.store import Record
 LAST = "margin_5"
 """The last of the strong attacks, whose outcomes are those of all."""
 STRONG = "strong"
-"""The column beside Table 1: what is left after them."""
+"""The column beside Table 1, what is left after them."""
 STAGES = {"fgsm": "FGSM", "pgd_7": "PGD-7", "pgd_50": "then PGD-50"}
 STAGES |= {"margin": "then its margin", LAST: "then five margins"}
 """Outcomes under strong attacks for readers."""

@@ -24,7 +24,7 @@ from robust_transfer.training.engine import batch_size, folded
 from robust_transfer.training.loop import TrainingConfig
 
 COLUMNS = ("natural", "bb_fgsm", "bb_pgd", "wb_fgsm", "wb_pgd")
-"""The accuracies of Table 1: without attack, under black-box and under white-box attacks."""
+"""The accuracies of Table 1, without attack, under black-box and under white-box attacks."""
 CONTRADICTIONS = {
     "white-box FGSM is weaker than black-box FGSM": ("wb_fgsm", "bb_fgsm"),
     "white-box PGD is weaker than black-box PGD": ("wb_pgd", "bb_pgd"),

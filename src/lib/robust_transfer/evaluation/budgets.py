@@ -29,12 +29,12 @@ from robust_transfer.evaluation.packing import pack_array, unpack_array
 from robust_transfer.training import engine
 
 Condition = tuple[str, float]
-"""What images went through: ``natural`` (0.0), or ``fgsm`` or ``pgd`` with its epsilon."""
+"""What images went through, ``natural`` (0.0), or ``fgsm`` or ``pgd`` with its epsilon."""
 
 NATURAL: Condition = ("natural", 0.0)
 NORMS = ("l2", "linf")
 HOPELESS = 0.5
-"""From this budget on, any image can become a grey one: no network can withstand it."""
+"""From this budget on, any image can become a grey one, and no network can withstand it."""
 EPSILONS = (1 / 255, 2 / 255, 0.01, 4 / 255, 0.03, 8 / 255, 0.05, 0.07, 0.09)
 """The customary budgets, and paper B's "0.01 to 0.1 in steps of 0.02" (§III.D)."""
 

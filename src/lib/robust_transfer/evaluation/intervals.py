@@ -15,7 +15,7 @@ def wilson(hits: float, count: int) -> tuple[float, float]:
 
 
 DRAWS = 1000
-"""Resamples of a bootstrap: its 95 % ends then move by a few hundredths of its width."""
+"""Resamples of a bootstrap; its 95 % ends then move by a few hundredths of its width."""
 
 ENOUGH = 3
 """Seeds from which on a difference tells its own spread between seeds."""

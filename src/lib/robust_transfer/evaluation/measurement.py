@@ -20,7 +20,7 @@ from robust_transfer.records.store import Store
 from robust_transfer.training.loop import TrainingConfig
 
 BATCH = {"cpu": 250, "cuda": 2500}
-"""Images at once, by kind of device: what stays in the caches of one, and fills the other."""
+"""Images at once, by kind of device, what stays in the caches of one, and fills the other."""
 
 
 class Measured(Protocol):

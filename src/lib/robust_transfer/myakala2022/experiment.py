@@ -223,7 +223,7 @@ class Cell:
 
     @property
     def scored(self) -> bool:
-        """Whether its networks give scores: of one of two classes, or of independent labels."""
+        """Whether its networks give scores, of one of two classes, or of independent labels."""
         return DATASETS[self.dataset].multi_label or DATASETS[self.dataset].classes == 2
 
     @property

@@ -24,7 +24,7 @@ OURS = (ResNet, DenseNet, backbones.Backbone)
 PRETRAINED: dict[str, Callable[[int], nn.Module]] = {
     name: partial(backbones.imagenet, name, pretrained=True) for name in backbones.IMAGENET
 }
-"""Networks with published ImageNet weights, by name: number of classes to network."""
+"""Networks with published ImageNet weights, by name, from number of classes to network."""
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "resnet8": lambda classes: ResNet(8, classes, width=8),
@@ -37,7 +37,7 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "vit6": backbones.vit6,
     **{name: partial(backbones.imagenet, name) for name in backbones.IMAGENET},
 }
-"""All networks by name: number of classes to freshly initialised network."""
+"""All networks by name, from number of classes to freshly initialised network."""
 
 
 NetworkName = Annotated[str, AfterValidator(partial(one_of, "network", allowed=NETWORKS))]

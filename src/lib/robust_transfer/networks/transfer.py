@@ -17,7 +17,7 @@ STRATEGIES: dict[str, tuple[str, ...] | None] = {
     "stage3": ("stage3", "head"),
     "all": None,
 }
-"""Retrained parts per strategy (``None``: every part); the paper's 1, 18 and 56 layers."""
+"""Retrained parts per strategy (``None`` is every part); the paper's 1, 18 and 56 layers."""
 
 FrozenBatchNorm = Literal["adapt", "freeze", "freeze_all"]
 """Frozen layers' running statistics ``adapt`` to the target data (paper A) or ``freeze``.

@@ -71,7 +71,7 @@ class Record(BaseModel, frozen=True):
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row per epoch: learning rate, loss, validation accuracies, seconds."""
+        """One row per epoch, with learning rate, loss, validation accuracies, seconds."""
         return pd.read_csv(self.folder / HISTORY)
 
 

@@ -29,7 +29,7 @@ from robust_transfer.networks.cifar import BasicBlock, ResNet, pad_channels
 Precision = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ATTACKED_PIXELS = 2**21
-"""Pixels of a batch under attack at most: 2048 images of 32×32, 41 of 224×224."""
+"""Pixels of a batch under attack at most, 2048 images of 32×32, 41 of 224×224."""
 
 
 def batch_size(most: int, model: nn.Module, pixels: Tensor) -> int:

@@ -1,0 +1,42 @@
+"""The answer in words follows from the records, whatever they say."""
+
+import pytest
+
+from robust_transfer import paths
+from robust_transfer.davchev2019 import answer, catalogue, experiment, runs, tables
+
+
+def ours(**wb_pgd):
+    """The paper's table with some accuracies under PGD changed, ``_`` for ``-``."""
+    table = tables.paper()
+    for name, value in wb_pgd.items():
+        table.loc[name.replace("_", "-"), "wb_pgd"] = value
+    return table
+
+
+def test_shares_are_of_what_training_against_pgd_on_the_target_gives():
+    kept = answer.kept(ours(pgd=0.4, pgd_nat_head=0.3, pgd_nat_stage3=0.2, pgd_nat_all=0.0))
+    assert kept == pytest.approx({"head": 0.75, "stage3": 0.5, "all": 0.0})
+
+
+def test_words_follow_the_numbers():
+    little = answer.short(ours(pgd=0.4, pgd_nat_head=0.1, pgd_nat_stage3=0.05, pgd_nat_all=0.0))
+    assert "a little survives while" in little and "and almost nothing once all of it" in little
+    assert "keeps 25 % with a new head alone, 12 % with the last stage too, 0 % with" in little
+    most = answer.short(ours(pgd=0.4, pgd_nat_head=0.36, pgd_nat_stage3=0.39, pgd_nat_all=0.37))
+    assert "most survives while the old network stays as it was: of the" in most
+    robust = answer.short(ours(pgd=0.4, pgd_pgd_all=0.444, nat_pgd_all=0.412))
+    assert "44.4 % of the images withstand PGD after a robust source, 41.2 % after a nat" in robust
+    assert answer.degree(1.1) == "all" and answer.degree(0.0) == "almost nothing"
+
+
+def test_how_sure_the_headline_is_names_every_other_scale_that_is_published():
+    profile, store = catalogue.read("overnight")
+    own = runs.find(experiment.grid(profile), store, profile)
+    said = answer.sure(own, [], profile)
+    published = {name for name in experiment.SCALES if (paths.PUBLISHED / name).exists()}
+    whole = {name for name in published if (paths.PUBLISHED / name / experiment.TABLE).exists()}
+    for name in whole - {"overnight"}:
+        assert f"at the scale <code>{name}</code>" in said
+    assert "<code>overnight</code>" not in said and "not measured under" not in said
+    assert said.startswith("The paper's headline is the difference R<sub>pgd→pgd</sub> 56 − R")
