@@ -27,7 +27,7 @@ PAPER = re.compile(r"\bpaper|davchev|myakala", re.I)
 
 LEVEL = {"95 %": "level of every interval"}
 CONSTANTS = {
-    "README": {"1905.02675": "of the paper on arXiv"}
+    "README": {"1905.02675": "of the paper on arXiv", "0.0157": "4/255, in a command"}
     | dict.fromkeys(("3.11", "3.14"), "version of Python")
     | dict.fromkeys(("3.3", "6.4", "4.1", "2.3"), "GB of installed packages"),
     "intro": LEVEL,
