@@ -15,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 
 import robust_transfer
 from robust_transfer import paths
@@ -163,3 +164,12 @@ def test_no_value_is_described_by_what_napoleon_takes_for_a_type():
     modules = [*Path(robust_transfer.__file__).parent.rglob("*.py")]
     lines = [line for path in modules for line in first_lines(path.read_text(encoding="utf-8"))]
     assert len(lines) > 100 and [line for line in lines if ":" in line] == []
+
+
+def test_the_book_is_cited_as_in_the_file_that_others_read():
+    cited = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    study = cited["references"][0]
+    said = PAGES["bibliography"].read_text(encoding="utf-8")
+    for value in (cited["title"], cited["authors"][0]["name"], study["title"], study["doi"]):
+        assert f"{{{value}}}" in said
+    assert cited["version"] == robust_transfer.__version__ and f"{{{cited['version']}}}" in said
