@@ -111,11 +111,10 @@ def test_a_card_says_where_its_record_is_and_links_to_it_once_there_is_an_addres
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "book" / "results")
     (tmp_path / "_config.yml").write_text(yaml.safe_dump(config))
-    shutil.copytree(folder, tmp_path / place)
+    shutil.copytree(folder.parent, tmp_path / "book/results/smoke")
     shown = card(SMOKE, Store(tmp_path / "mine", tmp_path / "book/results/smoke"), "pgd-nat-head")
     assert f'<a href="https://example.org/a/tree/b/{place}">' in shown
     for kind, name in (("record", "record.json"), ("outcomes", outcomes.name)):
         assert f'<a href="https://example.org/a/blob/b/{place}/{name}">{kind}</a>' in shown
-    own = Store(tmp_path / "mine")  # not in the repository
-    shutil.copytree(folder, tmp_path / "mine" / folder.name)
-    assert "https://example.org" not in card(SMOKE, own, "pgd-nat-head")
+    own = shutil.copytree(folder.parent, tmp_path / "mine")  # not in the repository
+    assert "https://example.org" not in card(SMOKE, Store(own), "pgd-nat-head")
