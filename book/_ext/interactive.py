@@ -1,6 +1,7 @@
-"""Sphinx extension for scripts of others: written when the book is built, loaded where needed.
+"""Sphinx extension for scripts: a page loads those that it needs, and no others.
 
-They come from Python packages, so the repository holds none of them and no page fetches anything.
+Those of others come from Python packages and are written when the book is built, so the repository
+holds none of them and no page fetches anything.
 """
 
 from importlib.resources import files
@@ -9,6 +10,14 @@ from pathlib import Path
 import vl_convert
 from docutils import nodes
 from sphinx.application import Sphinx
+
+OWN = {
+    'class="chart"': "charts.js",
+    'id="live-records"': "live.js",
+    'class="main-table"': "tables.js",
+    'class="network"': "cards.js",
+}
+"""Scripts of ours in ``book/_static``, by what they are for."""
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -37,6 +46,6 @@ def add_scripts(
     body = context.get("body", "")
     if 'class="chart"' in body:
         app.add_js_file("vega.js", loading_method="defer")
-        app.add_js_file("charts.js", loading_method="defer")
-    if 'id="live-records"' in body:
-        app.add_js_file("live.js", loading_method="defer")
+    for mark, script in OWN.items():
+        if mark in body:
+            app.add_js_file(script, loading_method="defer")

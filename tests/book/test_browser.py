@@ -266,7 +266,74 @@ def test_pointing_at_a_heatmap_tells_and_leads_to_the_network(made, reader):
     expect(said).to_contain_text("92.5 %")  # the paper's
     cell.click()
     page.wait_for_url("**/models.html#nat")
-    assert page.locator("#nat").count() == 1
+    expect(page.locator("#nat")).to_have_attribute("open", "")
+
+
+NETWORKS = "div.main-table tbody th"
+"""Labels of the main table's rows."""
+
+
+def column(page: Page, number: int) -> list[float]:
+    """Our accuracies in a column of the main table, counted from 1, of the rows that are seen."""
+    cells = page.locator(f"div.main-table tbody tr:visible td:nth-child({number}) span:first-child")
+    return [float(text) for text in cells.all_inner_texts()]
+
+
+def test_the_main_table_is_sorted_by_mouse_and_by_keyboard(made, reader):
+    page = reader.open(page_with(made.html, TABLE))
+    papers = page.locator(NETWORKS).all_inner_texts()
+    head = page.locator("div.main-table th", has_text="white-box PGD")
+    button = head.get_by_role("button")
+    assert column(page, 7) != sorted(column(page, 7))
+    button.click()
+    expect(head).to_have_attribute("aria-sort", "descending")
+    assert column(page, 7) == sorted(column(page, 7), reverse=True)
+    button.press("Enter")
+    expect(head).to_have_attribute("aria-sort", "ascending")
+    assert column(page, 7) == sorted(column(page, 7))
+    button.press("Space")
+    expect(head).to_have_attribute("aria-sort", "none")
+    assert page.locator(NETWORKS).all_inner_texts() == papers
+    page.get_by_role("button", name="network").click()
+    assert page.locator(NETWORKS).all_inner_texts() == sorted(papers, key=str.casefold)
+    expect(head).to_have_attribute("aria-sort", "none")
+
+
+def test_the_main_table_shows_the_rows_that_are_chosen(made, reader):
+    page = reader.open(page_with(made.html, TABLE))
+    rows = page.locator("div.main-table tbody tr:visible")
+    expect(rows).to_have_count(25)
+    page.get_by_label("source").select_option("PGD")
+    page.get_by_label("target").select_option("natural")
+    expect(page.get_by_text("3 of 25 rows")).to_be_visible()
+    ids = [link.get_attribute("href") for link in rows.get_by_role("link").all()]
+    kept = [f"../models.html#pgd-nat-{strategy}" for strategy in ("head", "stage3", "all")]
+    assert ids == kept
+    page.get_by_label("retrained").select_option("last stage")
+    expect(rows).to_have_count(1)
+    for name in ("source", "target", "retrained"):
+        page.get_by_label(name).select_option("all")
+    expect(rows).to_have_count(25)
+
+
+def test_a_row_of_the_main_table_leads_to_an_open_card_and_a_card_to_the_next(made, reader):
+    page = reader.open(page_with(made.html, TABLE))
+    page.locator(f"{NETWORKS} a[href$='#pgd-nat-head']").click()
+    page.wait_for_url("**/models.html#pgd-nat-head")
+    card, source = page.locator("#pgd-nat-head"), page.locator("#glyphs20-pgd")
+    expect(card.get_by_text("all but the head")).to_be_visible()
+    assert source.get_attribute("open") is None
+    card.get_by_role("link", name="glyphs20-pgd").click()
+    expect(source).to_have_attribute("open", "")
+
+
+def test_without_scripts_the_main_table_is_a_plain_one(made, browser):
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(f"{made.html.as_uri()}/{page_with(made.html, TABLE)}")
+    expect(page.locator("div.main-table tbody tr")).to_have_count(25)
+    assert page.locator("div.main-table :is(button, select)").count() == 0
+    caption = page.locator("figure", has=page.locator("div.main-table")).locator("figcaption")
+    expect(caption).to_contain_text("Table 1 The paper's Table 1")
 
 
 COLOURS = """row => [getComputedStyle(row).backgroundColor,

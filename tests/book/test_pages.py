@@ -1,5 +1,6 @@
 """The parts of pages that are made of records."""
 
+import re
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 from robust_transfer import paths
 from robust_transfer.book import pages
 from robust_transfer.davchev2019 import experiment, runs
+from robust_transfer.evaluation.accuracies import NAMES
 from robust_transfer.records.store import Store
 
 SMOKE = experiment.read_profile(paths.PROFILES / "smoke.yaml")
@@ -80,3 +82,39 @@ def test_a_card_says_that_a_network_was_published_without_weights(scale, tmp_pat
     shown = pages.cards(runs.find(networks, store, SMOKE))
     with_weights, without = shown.split('id="pgd"')
     assert "without weights" in without and "without weights" not in with_weights
+
+
+def card(profile, store, network: str) -> str:
+    networks = experiment.select(experiment.grid(profile), [network])
+    return pages.cards(runs.find(networks, store, profile))
+
+
+def test_a_card_calls_columns_by_their_names_in_the_order_of_every_table(tmp_path):
+    published = Store(tmp_path / "mine", paths.PUBLISHED / "smoke")
+    shown = card(SMOKE, published, "pgd-nat-head")
+    heads = re.findall("<th>(.*?)</th>", shown)
+    assert [head for head in heads if head in NAMES.values()] == [*NAMES.values()]
+    assert not re.search("[bw]b_", re.sub("<code>.*?</code>", "", shown))
+
+
+def test_a_card_says_where_its_record_is_and_links_to_it_once_there_is_an_address(
+    tmp_path, monkeypatch
+):
+    published = Store(tmp_path / "mine", paths.PUBLISHED / "smoke")
+    folder = next((paths.PUBLISHED / "smoke").glob("pgd-nat-head-s1-*"))
+    place, (outcomes,) = f"book/results/smoke/{folder.name}", folder.glob("evaluation-*.json")
+    shown = card(SMOKE, published, "pgd-nat-head")
+    assert f"<code>{place}</code>: record <code>record.json</code>" in shown
+    assert f"outcomes <code>{outcomes.name}</code>" in shown
+    config = yaml.safe_load((paths.ROOT / "_config.yml").read_text())
+    config["repository"] |= {"url": "https://example.org/a", "branch": "b"}
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "book" / "results")
+    (tmp_path / "_config.yml").write_text(yaml.safe_dump(config))
+    shutil.copytree(folder.parent, tmp_path / "book/results/smoke")
+    shown = card(SMOKE, Store(tmp_path / "mine", tmp_path / "book/results/smoke"), "pgd-nat-head")
+    assert f'<a href="https://example.org/a/tree/b/{place}">' in shown
+    for kind, name in (("record", "record.json"), ("outcomes", outcomes.name)):
+        assert f'<a href="https://example.org/a/blob/b/{place}/{name}">{kind}</a>' in shown
+    own = shutil.copytree(folder.parent, tmp_path / "mine")  # not in the repository
+    assert "https://example.org" not in card(SMOKE, Store(own), "pgd-nat-head")

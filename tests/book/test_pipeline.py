@@ -138,7 +138,7 @@ def test_every_network_has_a_card_with_its_source_and_accuracies(made):
     assert 'href="#glyphs20-pgd"' in cards["pgd-nat-head"] and "glyphs20-pgd" in cards
     assert f"of {made.profile.test_size} images" in cards["pgd-nat-head"]
     assert "all but the head" in cards["pgd-nat-head"]
-    assert "wb_pgd" not in cards["surrogate"]
+    assert "white-box PGD" in cards["pgd"] and "white-box PGD" not in cards["surrogate"]
 
 
 def test_reproducibility_page_names_every_run(made):

@@ -3,10 +3,11 @@ import re
 import numpy as np
 import pytest
 from made import measure, study
+from matplotlib.colors import to_rgb
 
 from robust_transfer import paths
 from robust_transfer.claims import pages, verdicts
-from robust_transfer.claims.outcome import FAILS, PARTLY, REPLICATES, UNTESTED
+from robust_transfer.claims.outcome import FAILS, PARTLY, REPLICATES, UNTESTED, VERDICTS
 from robust_transfer.claims.quantities import Accuracy
 from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.claims.rules import Difference, Equivalence, NotBelow
@@ -235,7 +236,7 @@ def test_counts_in_the_papers_own_table(of_the_paper, name, text):
 def test_exceptions_in_the_papers_own_table_are_those_known(of_the_paper):
     leaking = of_the_paper["D27"].findings[0].ours
     for label in ("fgsm_no_ll</sub>", "nat→fgsm</sub> 56", "fgsm→fgsm</sub> 56"):
-        assert f"R<sub>{label} in bb_fgsm" in leaking
+        assert f"R<sub>{label} in black-box FGSM" in leaking
     assert of_the_paper["D19"].findings[0].ours == "13 % of the operations"
 
 
@@ -253,7 +254,13 @@ def test_ledger_of_the_published_run(of_the_laptop):
     overview = verdicts.overview(of_the_laptop)
     assert "D11" in overview.loc["Headline and initialisation", table.loc["D11", "verdict"]]
     page = pages.sections(of_the_laptop, "Sanity").data
-    assert "D35: " in page and "wb_pgd &lt;= 1" in page
+    assert "D35: " in page and "white-box PGD &lt;= 1" in page
+
+
+def test_no_claim_shows_a_columns_name_in_code(of_the_laptop):
+    shown = "".join(pages.sections(of_the_laptop, group).data for group in GROUPS)
+    assert "share kept in black box" in shown and "white box 78.6/13.5" in shown
+    assert not re.search(r"\b[bw]b(_|\b)", shown)
 
 
 def test_a_claim_shows_what_it_rests_on(of_the_laptop):
@@ -331,6 +338,11 @@ def test_arithmetic_on_the_second_papers_tables(of_paper_b):
 def test_forest_has_a_row_per_difference(of_the_laptop):
     gaps = verdicts.claimed_differences(of_the_laptop)
     figure = figures.forest(gaps)
+    assert figures.OUTCOMES.keys() == {*VERDICTS} - {UNTESTED}
+    red, green, _ = to_rgb(figures.OUTCOMES[FAILS][1])
+    assert red > 0.8 and green < 0.2  # what fails does not look like what holds
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert len(labels) == len(gaps) == sum(len(rules_of(n, Difference)) for n in A)
-    assert labels[0] == r"D11  $R_{\mathrm{pgd{\to}pgd}}$ 56 above $R_{\mathrm{pgd}}$ in wb_pgd"
+    assert (
+        labels[0] == r"D11  $R_{\mathrm{pgd{\to}pgd}}$ 56 above $R_{\mathrm{pgd}}$ in white-box PGD"
+    )

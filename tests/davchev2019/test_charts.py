@@ -33,7 +33,7 @@ def test_heatmap_says_everything_of_every_cell_on_both_sides(ours):
     assert len(cells) == len(spec["concat"]) == 2
     for panel in cells:
         cell = next(c for c in panel if c["run"].endswith("#pgd-pgd-all") and c["share"] == 1)
-        assert cell["accuracy"] == "WB PGD" and cell["network"] == "R pgd→pgd 56"
+        assert cell["accuracy"] == "white-box PGD" and cell["network"] == "R pgd→pgd 56"
         assert (cell["ours"], cell["paper"]) == ("42.4 %", "41.3 %")
         assert cell["interval"] == "40.4 to 45.4 %, n = 2,000"
         assert cell["difference"] == "+1.1 points"

@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from robust_transfer.claims.quantities import Accuracy
 from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.davchev2019 import comparison, experiment, figures, tables
 from robust_transfer.davchev2019.runs import Run
-from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
+from robust_transfer.evaluation.accuracies import COLUMNS, NAMES, Evaluation
 from robust_transfer.evaluation.intervals import Interval
 from robust_transfer.presentation.figures import mathtext
-from robust_transfer.presentation.tables import show
+from robust_transfer.presentation.tables import doubted, show
 
 ROWS = experiment.rows(experiment.grid(experiment.Profile()))
 
@@ -98,10 +99,11 @@ def test_several_seeds_widen_the_interval_and_show_their_spread():
     runs = [Run(nat, None, alike), Run(pgd, None, alike), Run(reseeded, None, better)]
     shown = comparison.over_seeds(runs)
     assert shown.index.to_list() == ["R<sub>pgd</sub>"]
-    assert shown["wb_pgd"].to_list() == ["25.0 and 75.0"]
-    assert shown["wb_pgd, paper"].to_list() == pytest.approx([36.1])
-    assert "over the 1 rows" in comparison.between_seeds(runs)
-    assert "35.4 in wb_pgd. Of the variance in wb_pgd 100 %" in comparison.between_seeds(runs)
+    assert shown["white-box PGD"].to_list() == ["25.0 and 75.0"]
+    assert shown["white-box PGD, paper"].to_list() == pytest.approx([36.1])
+    spread = comparison.between_seeds(runs)
+    assert "over the 1 rows" in spread
+    assert "35.4 in black-box PGD. Of the variance in white-box PGD 100 %" in spread
     assert "one seed" in comparison.between_seeds(runs[:1])
     assert "one seed" in comparison.between_seeds(runs[:2])
     assert comparison.over_seeds(runs[:2]).empty
@@ -124,7 +126,7 @@ def test_what_strong_attacks_leave_stands_in_its_own_table_and_beside_table_1(pa
     assert ours["strong"].isna().to_list() == [True, False] and ours.loc["pgd", "strong"] == 0
     both = comparison.side_by_side(ours, paper.loc[["nat", "pgd"]])
     assert both["strong", "ours"].iloc[1] == 0 and ("strong", "paper") not in both
-    told = tables.with_intervals(ours)["strong"].to_list()
+    told = tables.with_intervals(ours)["strong attacks"].to_list()
     assert told == ["", "0.0 [0.0,\N{NO-BREAK SPACE}49.0]"]
 
 
@@ -179,13 +181,70 @@ def file(shown) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(base64.b64decode(content)), index_col=0)
 
 
-def test_shown_table_offers_itself_as_a_file(paper):
-    both = comparison.side_by_side(paper, paper)
-    shown = show(both.drop(columns="difference", level=1), "table1", both)
-    assert "R<sub>pgd→pgd</sub> 56" in shown.data and 'download="table1.csv"' in shown.data
-    assert file(shown).loc["R_pgd→pgd 56", "wb_pgd ours"] == pytest.approx(41.3)
-    assert "difference" not in shown.data
-    assert (file(shown).filter(like="difference") == 0).all(axis=None)
+@pytest.fixture
+def ours(paper) -> pd.DataFrame:
+    """As if measured: a point above the paper's, and strong attacks on one network."""
+    table = paper.assign(n=100, strong=np.nan)
+    table.loc["pgd-pgd-all", "strong"] = 0.25
+    for column in (*COLUMNS, "strong"):
+        table[column] += 0.01
+        table[f"{column}_low"], table[f"{column}_high"] = table[column] - 0.02, table[column] + 0.03
+    return table
+
+
+def cells(shown, row: str) -> list[str]:
+    """A row of a shown table: its label, then its cells."""
+    line = re.search(rf"<tr>\s*<th>({re.escape(row)})</th>(.*?)</tr>", shown.data, re.S)
+    return [line[1], *re.findall("<td>(.*?)</td>", line[2])]
+
+
+def test_main_table_says_ours_the_papers_the_difference_and_the_interval(ours, paper):
+    shown = comparison.main_table(ours, paper, "table1", "../models.html")
+    heads = re.findall(r"<th>(?:<span.*?>)?([\w -]+)", shown.data.partition("<tbody>")[0])
+    assert heads[:4] == ["network", "source", "target", "retrained"]
+    assert heads[4:] == [*NAMES.values()]
+    label = '<a href="../models.html#pgd-pgd-all">R<sub>pgd→pgd</sub> 56</a>'
+    row = cells(shown, label)
+    assert row[1:4] == ["PGD", "PGD", "everything"]
+    assert re.sub("<.*?>", "", row[6]) == "42.3 [40.3, 45.3], paper 41.3 +1.0"
+    assert 'title="95 % interval: 40.3 to 45.3"' in row[6]
+    assert re.sub("<.*?>", "", row[7]) == "26.0 [24.0, 29.0]"  # the paper has none
+    other = cells(shown, '<a href="../models.html#fgsm_no_ll">R<sub>fgsm_no_ll</sub></a>')
+    assert other[1:4] == ["none", "FGSM, true labels", "from scratch"] and other[7] == ""
+
+
+def test_main_table_marks_doubts_and_its_file_has_all_numbers(ours, paper):
+    ours["label"] = [
+        doubted(label, ["masked"] * (i == "pgd")) for i, label in ours["label"].items()
+    ]
+    shown = comparison.main_table(ours, paper, "table1")
+    assert shown.data.count('<sup class="doubt" title="masked">?</sup>') == 1
+    assert "? R<sub>pgd</sub>: masked." in shown.data and "<a href=" not in shown.data
+    row = file(shown).loc["R_pgd→pgd 56"]
+    parts = [row[f"wb_pgd {part}"] for part in ("ours", "paper", "difference", "low", "high")]
+    assert parts == pytest.approx([42.3, 41.3, 1.0, 40.3, 45.3])
+    assert "strong paper" not in row and row["strong ours"] == pytest.approx(26)
+
+
+def test_no_table_or_figure_shows_a_columns_name_in_code(ours, paper):
+    said = [
+        comparison.main_table(ours, paper, "table1").data,
+        show(tables.with_intervals(ours), "accuracies", ours).data,
+        figures.heatmaps({"ours": ours, "paper": paper}, [["nat"], ["pgd"]]),
+        figures.deviations(ours, paper, [["nat"], ["pgd"]]),
+        figures.scatter(ours, paper),
+        figures.survival({"paper": paper}),
+    ]
+    for shown in said:
+        text = shown if isinstance(shown, str) else " ".join(words(shown))
+        text = re.sub('href="data:[^"]*"', "", text)
+        assert "PGD" in text or "pgd" in text
+        assert not re.search(r"[bw]b[_\s](fgsm|pgd)", text, re.I), text
+
+
+def words(figure) -> list[str]:
+    """All that is written in a figure."""
+    return [text.get_text() for text in figure.findobj(Text)]
 
 
 def test_only_labels_that_are_long_to_read_may_break():

@@ -4,14 +4,18 @@
 show of judgements is written by the notebooks that judge.
 """
 
+import html
+from pathlib import Path
+
 import pandas as pd
+import yaml
 
 from robust_transfer import paths
 from robust_transfer.davchev2019 import answer, comparison, experiment, figures, runs, tables
 from robust_transfer.davchev2019.experiment import Network, Profile
 from robust_transfer.davchev2019.runs import Run
 from robust_transfer.davchev2019.tables import LAST
-from robust_transfer.evaluation.accuracies import COLUMNS
+from robust_transfer.evaluation.accuracies import COLUMNS, NAMES, STRONG, Evaluation
 from robust_transfer.myakala2022.experiment import Study, cells
 from robust_transfer.presentation.tables import (
     as_html,
@@ -21,11 +25,14 @@ from robust_transfer.presentation.tables import (
     scrolling,
     show,
 )
-from robust_transfer.records.store import WEIGHTS, Record, Store, folder_name
+from robust_transfer.records.store import HISTORY, RECORD, WEIGHTS, Record, Store
 from robust_transfer.runner import count_weights
 
 FROZEN = {None: "nothing", "all": "nothing", "head": "all but the head"}
 FROZEN |= {"stage3": "all but stage 3 and the head"}
+FILES = {"record": RECORD, "epochs": HISTORY, "weights": WEIGHTS, "outcomes": "evaluation-*.json"}
+FILES |= {"under strong attacks": "strong-*.json", "along the budget": "budgets-*.json"}
+"""What the folder of a record holds, by what it is to readers."""
 SHOWN = ("seed", "minutes", "configuration", "weights, SHA-256", "commit")
 """Columns of ``origins`` for which a page has room; the CSV has them all."""
 HASH = 12
@@ -68,19 +75,47 @@ def cards(own: list[Run]) -> str:
 
 def _card(run: Run) -> str:
     facts = _training(run.network, run.record)
-    if evaluation := run.evaluation:
-        n = f"{evaluation.content['n']:,}"
-        shares = {c: (evaluation.accuracy(c), *evaluation.interval(c)) for c in COLUMNS}
-        facts |= {c: f"{percent_interval(*of)} % of {n} images" for c, of in shares.items()}
-    if strong := run.strong:
-        n, shares = f"{strong.content['n']:,}", (strong.accuracy(LAST), *strong.interval(LAST))
-        facts["strong attacks"] = f"{percent_interval(*shares)} % of {n} images withstand them"
+    measured = {column: _share(run.evaluation, column) for column in COLUMNS if run.evaluation}
+    if run.strong:
+        measured[STRONG] = f"{_share(run.strong, LAST)} withstand them"
+    facts |= {name: measured[column] for column, name in NAMES.items() if column in measured}
     if run.doubts:
         facts["doubts"] = "; ".join(run.doubts)
-    table = pd.Series(facts).map(as_html).to_frame().to_html(header=False, escape=False, border=0)
+    shown = pd.Series(facts).map(as_html)
+    shown["record"] = _files(run.record.folder)
+    table = shown.to_frame().to_html(header=False, escape=False, border=0)
     name = run.network.id
     summary = f"<summary>{run.label} <code>{name}</code></summary>"
     return f'<details class="network" id="{name}">{summary}{scrolling(table)}</details>'
+
+
+def _share(evaluation: Evaluation, column: str) -> str:
+    """An accuracy with its interval, and of how many images."""
+    shares = evaluation.accuracy(column), *evaluation.interval(column)
+    return f"{percent_interval(*shares)} % of {evaluation.content['n']:,} images"
+
+
+def _files(folder: Path) -> str:
+    """A record's folder and what is in it, as HTML: with links where the repository has an address.
+
+    Records outside the checkout are called by their folder's name alone.
+    """
+    config = yaml.safe_load((paths.ROOT / "_config.yml").read_text(encoding="utf-8"))
+    url, branch = config["repository"]["url"], config["repository"]["branch"]
+    inside = folder.is_relative_to(paths.ROOT)
+    place = html.escape(folder.relative_to(paths.ROOT).as_posix() if inside else folder.name)
+    linked = url and folder.is_relative_to(paths.PUBLISHED)
+    files = [(kind, path.name) for kind, name in FILES.items() for path in folder.glob(name)]
+    if linked:
+        listed = [
+            f'<a href="{url}/blob/{branch}/{place}/{name}">{kind}</a>' for kind, name in files
+        ]
+        where = f'<a href="{url}/tree/{branch}/{place}"><code>{place}</code></a>'
+    else:
+        listed = [f"{kind} <code>{name}</code>" for kind, name in files]
+        where = f"<code>{place}</code>"
+    kept = "" if (folder / WEIGHTS).exists() else ", published without weights"
+    return f"{where}{kept}: {', '.join(listed)}"
 
 
 def _training(network: Network, record: Record) -> dict[str, str]:
@@ -92,7 +127,6 @@ def _training(network: Network, record: Record) -> dict[str, str]:
     if network.in_table:
         words = f"make verify CELL='{network.id} wb_pgd' PROFILE={scale.name} DATA_DIR=DIR"
         told["measure it again"] = f"<code>{words}</code>"
-    kept = "" if (record.folder / WEIGHTS).exists() else ", published without weights"
     shares = [f"{percent(validation['natural'])} % without attack"]
     if validation["adversarial"] is not None:
         shares.append(f"{percent(validation['adversarial'])} % under its training attack")
@@ -106,8 +140,7 @@ def _training(network: Network, record: Record) -> dict[str, str]:
         "trained against": describe_attack(config.attack),
         "epochs": f"{config.epochs}, of which number {record.selected_epoch + 1} is kept",
         "validation": ", ".join(shares),
-        "record": f"<code>{folder_name(config)}</code>{kept}",
-    } | (told if scale.parent == paths.PUBLISHED and not kept else {})
+    } | (told if scale.parent == paths.PUBLISHED and (record.folder / WEIGHTS).exists() else {})
 
 
 def study_records(study: Study, store: Store) -> list[Record]:
@@ -139,11 +172,10 @@ def _scale(profile: Profile, store: Store) -> str:
     if not done:
         count = f"{len(trained)} of {len(own)} networks are trained, no row is evaluated yet."
         return f"{head}<p>{count}</p></section>" if trained else ""
-    ours = tables.results(done)
-    table = comparison.side_by_side(ours, tables.paper().loc[ours.index])
+    ours, name = tables.results(done), f"table1-{profile.profile}"
     parts = [
         f"{head}<p>{tables.data_line(profile, trained)}</p>",
-        show(table.drop(columns="difference", level=1), f"table1-{profile.profile}", table).data,
+        comparison.main_table(ours, tables.paper().loc[ours.index], name).data,
         _compared(profile.profile, done, again),
     ]
     if missing := [r.network.label for r in own if r.network.in_table and not r.evaluation]:

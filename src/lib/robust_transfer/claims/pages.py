@@ -10,11 +10,14 @@ from IPython.display import HTML
 from robust_transfer import paths
 from robust_transfer.claims.outcome import UNTESTED, networks
 from robust_transfer.claims.verdicts import Judgement, ledger
+from robust_transfer.evaluation.accuracies import NAMES
 from robust_transfer.evaluation.intervals import with_interval
 from robust_transfer.presentation.tables import as_html, scrolling
 
 PLACES = "../claims"
 """From an executed notebook to the pages of claims."""
+SHORT = NAMES | {"wb": "white box", "bb": "black box"}
+"""How claims.csv calls columns, alone and in pairs, with their names for readers."""
 Names = Mapping[str, str]
 """Network id → what to call it."""
 IDS: Names = {}
@@ -49,6 +52,11 @@ def index(
     }
     links = [f'<a href="{PLACES}/{page(judged[i])}.html#{i}">{i}</a>' for i in table.index]
     return pd.DataFrame(shown).set_axis(links)
+
+
+def in_words(text: str) -> str:
+    """A claim's text with columns by their names; the file keeps it as it was fixed."""
+    return re.sub(r"\b[bw]b(?:_fgsm|_pgd)?\b", lambda found: SHORT[found[0]], text)
 
 
 def _effect(row: pd.Series) -> str:
@@ -86,7 +94,7 @@ def sections(judged: dict[str, Judgement], group: str, links: Names = IDS) -> HT
 
 
 def _block(judged: Judgement, links: Names) -> str:
-    words = {name: html.escape(text) for name, text in judged.words.items()}
+    words = {name: html.escape(in_words(text)) for name, text in judged.words.items()}
     told = {name: words[name.lower()] for name in ("Evidence", "Test", "Expected")}
     told["Rests on"] = _basis(judged, links)
     told["Reason" if judged.verdict == UNTESTED else "Provisional"] = html.escape(judged.caveat)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from robust_transfer.evaluation.accuracies import NAMES
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -106,9 +108,10 @@ def gap(pair: Pair, percent: Percentages) -> float:
 def phrase(pair: Pair, relation: str, labels: Mapping[str, str]) -> str:
     """Two quantities and what they are to each other, for readers."""
     first, second = (part.name(labels) for part in pair)
+    columns = [NAMES.get(part.column, part.column) for part in pair]
     if pair[0].column == pair[1].column:
-        return f"{first} {relation} {second} in {pair[0].column}"
-    return f"{first} in {pair[0].column} {relation} {second} in {pair[1].column}"
+        return f"{first} {relation} {second} in {columns[0]}"
+    return f"{first} in {columns[0]} {relation} {second} in {columns[1]}"
 
 
 def basis(pairs: tuple[Pair, ...]) -> tuple[Accuracy, ...]:

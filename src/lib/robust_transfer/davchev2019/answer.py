@@ -7,6 +7,7 @@ from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.davchev2019 import catalogue, comparison, experiment, runs, tables
 from robust_transfer.davchev2019.experiment import COMPARED, Profile
 from robust_transfer.davchev2019.runs import Run
+from robust_transfer.evaluation.accuracies import NAMES, STRONG
 from robust_transfer.evaluation.intervals import Interval, with_interval
 from robust_transfer.networks.transfer import STRATEGIES
 from robust_transfer.presentation.tables import percent
@@ -60,7 +61,7 @@ def sure(own: list[Run], again: list[Run], shown: Profile) -> str:
     headline = COMPARED[0]
     here = comparison.reproduction(own + again)
     labels = [here.labels[name] for name in headline]
-    hard = _difference(here, *headline, tables.STRONG)
+    hard = _difference(here, *headline, STRONG)
     others = {name: of for name, of in elsewhere(shown).items() if name != shown.profile}
     there = {name: _difference(of, *headline) for name, of in others.items()}
     gaps = [_gap(of, *headline) for of in (here, *others.values())]
@@ -88,9 +89,9 @@ def cost(own: list[Run]) -> pd.DataFrame:
         row["epochs"] = config.epochs
         row["of its source"] = config.source.epochs if config.source else 0
         row["passes, R_pgd = 1"] = f"{_passes(config) / whole:.2f}"
-        row["natural (%)"] = percent(run.evaluation.accuracy("natural"))
-        row["white-box PGD (%)"] = percent(run.evaluation.accuracy("wb_pgd"))
-        row["strong attacks (%)"] = percent(run.strong.accuracy(tables.LAST)) if run.strong else ""
+        row[NAMES["natural"]] = percent(run.evaluation.accuracy("natural"))
+        row[NAMES["wb_pgd"]] = percent(run.evaluation.accuracy("wb_pgd"))
+        row[NAMES[STRONG]] = percent(run.strong.accuracy(tables.LAST)) if run.strong else ""
         table[run.label] = row
     return pd.DataFrame.from_dict(table, "index")
 

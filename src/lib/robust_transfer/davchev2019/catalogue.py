@@ -6,8 +6,8 @@ from torch import nn
 from robust_transfer import paths
 from robust_transfer.config import one_of
 from robust_transfer.davchev2019 import experiment, runs
-from robust_transfer.davchev2019.tables import LAST, STRONG
-from robust_transfer.evaluation.accuracies import COLUMNS
+from robust_transfer.davchev2019.tables import LAST
+from robust_transfer.evaluation.accuracies import COLUMNS, STRONG
 from robust_transfer.records.store import Store
 
 

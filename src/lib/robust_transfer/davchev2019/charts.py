@@ -7,7 +7,8 @@ import altair as alt
 import pandas as pd
 
 from robust_transfer.davchev2019 import figures
-from robust_transfer.davchev2019.figures import PLOTTED, TITLES
+from robust_transfer.davchev2019.figures import TITLES
+from robust_transfer.evaluation.accuracies import COLUMNS, NAMES
 from robust_transfer.evaluation.intervals import signed
 from robust_transfer.presentation import charts
 from robust_transfer.presentation.figures import RED
@@ -46,21 +47,21 @@ def heatmaps(
 def _cells(shown: pd.DataFrame, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """One row per cell of a heatmap, with all that is said of it."""
     shares = figures.normalised(shown)
-    low, high = shown[list(PLOTTED)].min(), shown[list(PLOTTED)].max()
-    titles = {c: TITLES[c] if "\n" in TITLES[c] else f" \n{TITLES[c]}" for c in PLOTTED}
+    low, high = shown[list(COLUMNS)].min(), shown[list(COLUMNS)].max()
+    titles = {c: TITLES[c] if "\n" in TITLES[c] else f" \n{TITLES[c]}" for c in COLUMNS}
     cells = [
         {
             "network": charts.spaced(mine["label"]),
             "column": f"{titles[c]}\n{percent(low[c])}–\n{percent(high[c])} %",
             "share": round(shares.loc[row, c], 4),
-            "accuracy": " ".join(titles[c].split()),
+            "accuracy": NAMES[c],
             "ours": f"{percent(mine[c])} %",
             "interval": charts.interval(mine[f"{c}_low"], mine[f"{c}_high"], mine["n"]),
             "paper": f"{percent(theirs.loc[row, c])} %",
             "difference": f"{signed(100 * (mine[c] - theirs.loc[row, c]))} points",
             "run": f"../models.html#{row}",
         }
-        for c in PLOTTED
+        for c in COLUMNS
         for row, mine in ours.iterrows()
     ]
     return pd.DataFrame(cells)

@@ -12,7 +12,7 @@ from robust_transfer.claims.rules import Check, Fact
 from robust_transfer.data.registry import DATASETS
 from robust_transfer.davchev2019 import comparison, experiment, tables
 from robust_transfer.davchev2019.experiment import Profile
-from robust_transfer.evaluation.accuracies import COLUMNS
+from robust_transfer.evaluation.accuracies import COLUMNS, NAMES
 from robust_transfer.evaluation.intervals import signed
 from robust_transfer.networks.registry import build
 from robust_transfer.networks.transfer import transplant
@@ -100,7 +100,7 @@ def rank_correlation(column: str) -> Check:
         basis = tuple(Accuracy(network, column) for network in reproduction.paper.index)
         return Fact(bool(value >= 0.9), f"{value:.2f}", basis=basis)
 
-    return Check(f"rank correlation with the paper at least 0.9 in {column}", compute)
+    return Check(f"rank correlation with the paper at least 0.9 in {NAMES[column]}", compute)
 
 
 def cells_within(reproduction: Reproduction) -> Fact:

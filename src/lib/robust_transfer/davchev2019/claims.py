@@ -17,11 +17,10 @@ from robust_transfer.claims.rules import (
 from robust_transfer.davchev2019 import checks, experiment
 from robust_transfer.davchev2019.comparison import at_budget
 from robust_transfer.davchev2019.experiment import SOURCES, Profile
-from robust_transfer.davchev2019.tables import STRONG
-from robust_transfer.evaluation.accuracies import COLUMNS
+from robust_transfer.evaluation.accuracies import COLUMNS, STRONG
 from robust_transfer.networks.transfer import STRATEGIES
 
-BB, WB = ("bb_fgsm", "bb_pgd"), ("wb_fgsm", "wb_pgd")
+WB, BB = ("wb_fgsm", "wb_pgd"), ("bb_fgsm", "bb_pgd")
 ATTACKS = ("fgsm", "pgd")
 GRID = experiment.rows(experiment.grid(Profile()))
 ALL = tuple(network.id for network in GRID)

@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 from scipy.stats import spearmanr
 
 from robust_transfer.claims import quantities
@@ -14,9 +15,9 @@ from robust_transfer.davchev2019 import tables
 from robust_transfer.davchev2019.experiment import BUDGETS, Profile
 from robust_transfer.davchev2019.runs import Run
 from robust_transfer.evaluation import intervals
-from robust_transfer.evaluation.accuracies import COLUMNS, Evaluation
+from robust_transfer.evaluation.accuracies import COLUMNS, NAMES, STRONG, Evaluation
 from robust_transfer.evaluation.budgets import HOPELESS, Budgets
-from robust_transfer.presentation.tables import doubted, with_sd
+from robust_transfer.presentation.tables import doubted, show, with_sd
 
 TOLERANCES = {"natural": 2.0, "bb_fgsm": 4.0, "bb_pgd": 4.0}
 BY_TARGET = {
@@ -26,15 +27,66 @@ BY_TARGET = {
 """Tolerances by column, in percentage points, and what networks of some targets have instead."""
 
 
+DEFENCES = {None: "none", "nat": "natural", "fgsm": "FGSM", "pgd": "PGD"}
+DEFENCES |= {"fgsm_no_ll": "FGSM, true labels"}
+RETRAINED = {None: "from scratch", "head": "head", "stage3": "last stage", "all": "everything"}
+"""Trainings and strategies for readers, as the main table has them."""
+
+
 def side_by_side(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """Per column of Table 1 ours, the paper's and the difference, in percent; ours ``strong``."""
-    columns = list(COLUMNS)
-    ours_, paper = ours[columns], theirs[columns]
-    parts = {"ours": 100 * ours_, "paper": 100 * paper, "difference": 100 * (ours_ - paper)}
-    table = pd.concat(parts, axis=1).swaplevel(axis=1)[columns]
-    if tables.STRONG in ours:
-        table[tables.STRONG, "ours"] = 100 * ours[tables.STRONG]
-    return table.set_axis(ours["label"], axis=0)
+    """Ours, the paper's, the difference and the interval of ours per column, in percent.
+
+    The column ``strong`` has no paper's.
+    """
+    table = {}
+    for column in tables.measured(ours):
+        table[column, "ours"] = 100 * ours[column]
+        if column in theirs:
+            table[column, "paper"] = 100 * theirs[column]
+            table[column, "difference"] = 100 * (ours[column] - theirs[column])
+        for end in ("low", "high"):
+            table[column, end] = 100 * ours[f"{column}_{end}"]
+    return pd.DataFrame(table).set_axis(ours["label"], axis=0)
+
+
+def main_table(ours: pd.DataFrame, theirs: pd.DataFrame, name: str, cards: str = "") -> HTML:
+    """Table 1 for readers: in every cell ours, and below it the paper's and the difference.
+
+    The interval of ours is what a cell says when it is pointed at, or read out. In the built book a
+    script sorts and filters the rows.
+
+    Args:
+        ours: as made by ``tables.results``.
+        theirs: the same rows, as made by ``tables.paper``.
+        name: of the file with all the numbers.
+        cards: page that has a card of every network, to which the rows lead; "" if there is none.
+    """
+    kinds = {"source": DEFENCES, "target": DEFENCES, "retrained": RETRAINED}
+    fields = ours[["source", "target", "strategy"]].astype(object).replace(np.nan, None)
+    shown = {
+        f'<span class="choice">{kind}</span>': fields[field].map(words.get)
+        for (kind, words), field in zip(kinds.items(), fields, strict=True)
+    }
+    data = side_by_side(ours, theirs)
+    for column in tables.measured(ours):
+        shown[NAMES[column]] = [_cell(row[column].dropna()) for _, row in data.iterrows()]
+    links = {i: f'<a href="{cards}#{i}">{label}</a>' for i, label in ours["label"].items()}
+    rows = pd.DataFrame(shown).set_axis([*links.values()] if cards else ours["label"], axis=0)
+    table = show(rows.rename_axis(columns="network"), name, data)
+    return HTML(f'<div class="main-table">{table.data}</div>')
+
+
+def _cell(numbers: pd.Series) -> str:
+    """A cell of the main table; empty where nothing was measured."""
+    if numbers.empty:
+        return ""
+    own, low, high = (f"{numbers[part]:.1f}" for part in ("ours", "low", "high"))
+    text = f'<span title="95 % interval: {low} to {high}">{own}</span>'
+    text += f'<span class="visually-hidden"> [{low}, {high}]</span>'
+    if "paper" in numbers:
+        beside = f"{numbers['paper']:.1f} {intervals.signed(numbers['difference'])}"
+        text += f'<span class="visually-hidden">, paper </span><span class="beside">{beside}</span>'
+    return text
 
 
 def tolerances(theirs: pd.DataFrame) -> pd.DataFrame:
@@ -71,7 +123,7 @@ def reproduction(runs: list[Run]) -> Reproduction:
                 raise FileNotFoundError(f"{name}, seed {seed}: no evaluation")
             right, content = run.evaluation.outcomes, run.evaluation.content
             if run.strong:
-                right = right | {tables.STRONG: run.strong.outcomes[tables.LAST]}
+                right = right | {STRONG: run.strong.outcomes[tables.LAST]}
             if run.budgets:
                 right = right | _by_budget(run.budgets)
                 looked_for[name] = run.doubts
@@ -116,7 +168,7 @@ def between_seeds(runs: list[Run]) -> str:
     spreads = {column: ours.spread(column) for column in COLUMNS}
     if None in spreads.values():
         return "Every row was trained from one seed: no interval holds what another would change."
-    shown = ", ".join(f"{100 * of.variance**0.5:.1f} in {name}" for name, of in spreads.items())
+    shown = ", ".join(f"{100 * of.variance**0.5:.1f} in {NAMES[c]}" for c, of in spreads.items())
     squares = {}
     for name, repeats in ours.evaluations.items():
         if of := intervals.pooled([[e.accuracy("wb_pgd") for e in repeats.values()]]):
@@ -125,9 +177,9 @@ def between_seeds(runs: list[Run]) -> str:
     share = squares[widest] / max(sum(squares.values()), np.finfo(float).tiny)
     return (
         f"Standard deviation between seeds, in points, over the {len(squares)} rows trained from "
-        f"several: {shown}. Of the variance in wb_pgd {100 * share:.0f} % is that of one row, "
-        f"<code>{widest}</code>. The interval of an accuracy does not include it. That of a "
-        f"difference over fewer than {intervals.ENOUGH} seeds does, as if seeds mattered equally "
+        f"several: {shown}. Of the variance in {NAMES['wb_pgd']} {100 * share:.0f} % is that of "
+        f"one row, <code>{widest}</code>. The interval of an accuracy does not include it. That of "
+        f"a difference over fewer than {intervals.ENOUGH} seeds does, as if seeds mattered equally "
         "in all rows."
     )
 
@@ -140,8 +192,8 @@ def over_seeds(runs: list[Run]) -> pd.DataFrame:
             row = table[ours.labels[name]] = {"seeds": len(repeats)}
             for column in ("natural", "wb_pgd"):
                 shares = pd.Series([e.accuracy(column) for e in repeats.values()])
-                row[column] = with_sd(100 * shares)
-                row[f"{column}, paper"] = 100 * theirs.loc[name, column]
+                row[NAMES[column]] = with_sd(100 * shares)
+                row[f"{NAMES[column]}, paper"] = 100 * theirs.loc[name, column]
     return pd.DataFrame.from_dict(table, "index")
 
 
@@ -159,12 +211,13 @@ def comparisons(runs: list[Run], pairs: Iterable[tuple[str, str]]) -> pd.DataFra
             "ours, strong attacks": _strong_gap(ours, first, second),
             "paper (points)": intervals.signed(quantities.gap(pair, ours.printed(*pair))),
         }
-    return pd.DataFrame(table.values(), index=pd.Index(table, name="difference in wb_pgd"))
+    said = f"difference in {NAMES['wb_pgd']}"
+    return pd.DataFrame(table.values(), index=pd.Index(table, name=said))
 
 
 def _strong_gap(ours: Reproduction, first: str, second: str) -> str:
     """Difference in what strong attacks leave, with its interval; empty if it was not measured."""
-    pair = Accuracy(first, tables.STRONG), Accuracy(second, tables.STRONG)
+    pair = Accuracy(first, STRONG), Accuracy(second, STRONG)
     return intervals.with_interval(*ours.gap(*pair)[:3]) if all(map(ours.has, pair)) else ""
 
 
@@ -194,7 +247,7 @@ def quoted(
     pair = Accuracy("pgd-pgd-all", "wb_pgd"), Accuracy("pgd", "wb_pgd")
     gap, strong = outcomes.gap(*pair), _strong_gap(outcomes, "pgd-pgd-all", "pgd")
     if strong:
-        left = {name: 100 * ours.loc[name, tables.STRONG] for name in shown}
+        left = {name: 100 * ours.loc[name, STRONG] for name in shown}
         numbers |= {f"strong_{name.replace('-', '_')}": value for name, value in left.items()}
     return {name: float(value) for name, value in numbers.items()} | {
         "headline": intervals.signed(gap.mean),

@@ -11,13 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from robust_transfer.davchev2019.experiment import Network
-from robust_transfer.evaluation.accuracies import COLUMNS
+from robust_transfer.evaluation.accuracies import COLUMNS, NAMES
 from robust_transfer.networks.transfer import STRATEGIES
 from robust_transfer.presentation import figures
 
-PLOTTED = ("natural", "wb_fgsm", "wb_pgd", "bb_fgsm", "bb_pgd")
-"""Columns in the order of the paper's heatmaps, clean, white box, black box."""
-TITLES = {c: c.upper().replace("_", "\n") for c in PLOTTED} | {"natural": "natural"}
+TITLES = {column: NAMES[column].replace(" ", "\n") for column in COLUMNS}
+"""Names of columns on two lines, as heatmaps have room for."""
 SURVIVAL = {
     ("pgd", "pgd"): "robust source,\nretrained against PGD",
     ("nat", "pgd"): "natural source,\nretrained against PGD",
@@ -33,7 +32,7 @@ def normalised(table: pd.DataFrame) -> pd.DataFrame:
 
     A column of equal values is all 1: none of its rows is worse than another.
     """
-    values = table[list(PLOTTED)]
+    values = table[list(COLUMNS)]
     low, high = values.min(), values.max()
     return ((values - low) / (high - low)).fillna(1.0)
 
@@ -54,7 +53,7 @@ def heatmaps(tables: dict[str, pd.DataFrame], blocks: list[list[str]]) -> Figure
     figure, axes = figures.subplots(1, len(tables), size)
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
         shown = table.loc[ids]
-        ends = (100 * shown[list(PLOTTED)].agg(["min", "max"])).items()
+        ends = (100 * shown[list(COLUMNS)].agg(["min", "max"])).items()
         names = [f"{TITLES[c]}\n{low:.1f}–{high:.1f}%" for c, (low, high) in ends]
         _heatmap(axis, normalised(shown), shown["label"], blocks, names, vmin=0, vmax=1)
         axis.set_title(title, fontsize=10)
@@ -64,9 +63,9 @@ def heatmaps(tables: dict[str, pd.DataFrame], blocks: list[list[str]]) -> Figure
 def deviations(ours: pd.DataFrame, theirs: pd.DataFrame, blocks: list[list[str]]) -> Figure:
     """Heatmap of our accuracy minus the paper's, in percentage points."""
     ids = list(chain(*blocks))
-    gaps = 100 * (ours.loc[ids, list(PLOTTED)] - theirs.loc[ids, list(PLOTTED)])
+    gaps = 100 * (ours.loc[ids, list(COLUMNS)] - theirs.loc[ids, list(COLUMNS)])
     figure, ((axis,),) = figures.subplots(1, 1, (6, 0.31 * len(ids) + 1.5))
-    names = [f"{TITLES[c]}\n{gaps[c].min():+.0f} to {gaps[c].max():+.0f}" for c in PLOTTED]
+    names = [f"{TITLES[c]}\n{gaps[c].min():+.0f} to {gaps[c].max():+.0f}" for c in COLUMNS]
     style = {"vmin": -100, "vmax": 100, "cmap": "PuOr_r", "fmt": "+.1f"}
     _heatmap(axis, gaps, ours.loc[ids, "label"], blocks, names, **style)
     return figure
@@ -123,12 +122,12 @@ def survival(tables: dict[str, pd.DataFrame]) -> Figure:
 def scatter(ours: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
     """Our accuracy against the paper's, a panel per column, a point per network."""
     figure, axes = figures.subplots(1, len(COLUMNS), (12, 3), sharex=True, sharey=True)
-    for axis, column in zip(axes[0], PLOTTED, strict=True):
+    for axis, column in zip(axes[0], COLUMNS, strict=True):
         axis.plot((0, 100), (0, 100), color="0.7", linewidth=1)
         for defence, group in ours.groupby("target"):
             x, y = 100 * theirs.loc[group.index, column], 100 * group[column]
             axis.scatter(x, y, s=16, color=figures.COLOURS[defence], label=defence)
-        axis.set(title=TITLES[column].replace("\n", " "), xlabel="paper (%)", aspect="equal")
+        axis.set(title=NAMES[column], xlabel="paper (%)", aspect="equal")
     axes[0, 0].set_ylabel("ours (%)")
     axes[0, -1].legend(title="target trained", fontsize=7, title_fontsize=7)
     return figure

@@ -11,7 +11,7 @@ from robust_transfer.data.registry import DATASETS
 from robust_transfer.davchev2019 import experiment
 from robust_transfer.davchev2019.experiment import Network, Profile
 from robust_transfer.davchev2019.runs import Run
-from robust_transfer.evaluation.accuracies import COLUMNS
+from robust_transfer.evaluation.accuracies import COLUMNS, NAMES, STRONG
 from robust_transfer.evaluation.budgets import HOPELESS
 from robust_transfer.networks.registry import build
 from robust_transfer.networks.transfer import STRATEGIES, trainable_weights, transplant
@@ -25,8 +25,6 @@ from robust_transfer.records.store import Record
 
 LAST = "margin_5"
 """The last of the strong attacks, whose outcomes are those of all."""
-STRONG = "strong"
-"""The column beside Table 1, what is left after them."""
 STAGES = {"fgsm": "FGSM", "pgd_7": "PGD-7", "pgd_50": "then PGD-50"}
 STAGES |= {"margin": "then its margin", LAST: "then five margins"}
 """Outcomes under strong attacks for readers."""
@@ -85,9 +83,9 @@ def results(runs: list[Run]) -> pd.DataFrame:
     for run in runs:
         if evaluation := run.evaluation:
             row = _identity(run.network) | {"label": run.label, "n": evaluation.content["n"]}
-            measured = [(column, column, evaluation) for column in COLUMNS]
-            measured += [(STRONG, LAST, run.strong)] if run.strong else []
-            for name, column, found in measured:
+            columns = [(column, column, evaluation) for column in COLUMNS]
+            columns += [(STRONG, LAST, run.strong)] if run.strong else []
+            for name, column, found in columns:
                 row[name] = found.accuracy(column)
                 row[f"{name}_low"], row[f"{name}_high"] = found.interval(column)
             table.append(row)
@@ -132,12 +130,17 @@ def heatmap_blocks(figure: str, theirs: pd.DataFrame) -> list[list[str]]:
     return [list(theirs.index[chosen & part]) for part in (scratch, *parts)]
 
 
+def measured(ours: pd.DataFrame) -> list[str]:
+    """The columns of ``NAMES`` that results have: ``strong`` is not measured everywhere."""
+    return [column for column in NAMES if column in ours]
+
+
 def with_intervals(ours: pd.DataFrame) -> pd.DataFrame:
     """Accuracies with their 95 % intervals for readers, in percent."""
     shown = {}
-    for column in (*COLUMNS, *({STRONG} & {*ours})):
+    for column in measured(ours):
         ends = ours[[column, f"{column}_low", f"{column}_high"]].to_numpy()
-        shown[column] = ["" if np.isnan(of[0]) else percent_interval(*of) for of in ends]
+        shown[NAMES[column]] = ["" if np.isnan(of[0]) else percent_interval(*of) for of in ends]
     return pd.DataFrame(shown, index=ours["label"])
 
 
@@ -165,7 +168,7 @@ def held_against(runs: list[Run], epsilon: float) -> pd.DataFrame:
             shares |= {name: found.accuracy(name.lower(), epsilon) for name in ("FGSM", "PGD")}
             shares[f"PGD, ε = {HOPELESS}"] = found.accuracy("pgd", HOPELESS)
             row = {name: percent(share) for name, share in shares.items()}
-            table[run.label] = row | {"alignment": f"{control['alignment']:.2f}"}
+            table[run.label] = row | {"alignment": f"{round(control['alignment'], 2) + 0:.2f}"}
     return pd.DataFrame.from_dict(table, "index")
 
 

@@ -8,9 +8,9 @@ import torch
 from robust_transfer.config import one_of
 from robust_transfer.davchev2019 import catalogue, experiment
 from robust_transfer.davchev2019.experiment import Network, Profile
-from robust_transfer.davchev2019.tables import LAST, STRONG
+from robust_transfer.davchev2019.tables import LAST
 from robust_transfer.evaluation import accuracies, strong
-from robust_transfer.evaluation.accuracies import COLUMNS
+from robust_transfer.evaluation.accuracies import COLUMNS, STRONG
 from robust_transfer.evaluation.measurement import test_images
 from robust_transfer.records.store import Store
 

@@ -23,8 +23,19 @@ from robust_transfer.records.store import Store
 from robust_transfer.training.engine import batch_size, folded
 from robust_transfer.training.loop import TrainingConfig
 
-COLUMNS = ("natural", "bb_fgsm", "bb_pgd", "wb_fgsm", "wb_pgd")
-"""The accuracies of Table 1, without attack, under black-box and under white-box attacks."""
+STRONG = "strong"
+"""The column beside Table 1, what is left after strong attacks."""
+NAMES = {
+    "natural": "natural",
+    "wb_fgsm": "white-box FGSM",
+    "wb_pgd": "white-box PGD",
+    STRONG: "strong attacks",
+    "bb_fgsm": "black-box FGSM",
+    "bb_pgd": "black-box PGD",
+}
+"""Columns in the order of every table and figure, with their names for readers."""
+COLUMNS = tuple(column for column in NAMES if column != STRONG)
+"""The accuracies of Table 1, without attack, under white-box and under black-box attacks."""
 CONTRADICTIONS = {
     "white-box FGSM is weaker than black-box FGSM": ("wb_fgsm", "bb_fgsm"),
     "white-box PGD is weaker than black-box PGD": ("wb_pgd", "bb_pgd"),

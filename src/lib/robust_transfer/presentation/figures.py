@@ -19,6 +19,12 @@ COLOURS = dict(
 )
 """One colour-blind safe colour per defence, the same in every figure."""
 RED = "#d62728"
+OUTCOMES = {
+    "replicates": ("o", COLOURS["nat"]),
+    "partly": ("s", COLOURS["fgsm"]),
+    "fails": ("^", RED),
+}
+"""How a test went, as a mark and its colour."""
 LIKELY = 0.1
 """A class is drawn if a network gives it this probability anywhere along the attack."""
 
@@ -45,8 +51,7 @@ def forest(gaps: pd.DataFrame) -> Figure:
     gaps = gaps.reset_index(drop=True)
     rows = gaps.index
     axis.scatter(gaps["expected"], rows, s=34, marker="D", fc="white", ec="0.35", label="claimed")
-    outcomes = ("replicates", "partly", "fails")
-    for outcome, marker, colour in zip(outcomes, "os^", list(COLOURS.values())[:3], strict=True):
+    for outcome, (marker, colour) in OUTCOMES.items():
         shown = gaps[gaps["outcome"] == outcome]
         ends = (shown["effect"] - shown["low"], shown["high"] - shown["effect"])
         axis.errorbar(

@@ -28,7 +28,7 @@ class Records:
 
     Attributes:
         networks: ids in the table's order.
-        columns: the five accuracies: ``natural``, ``bb_fgsm``, ``bb_pgd``, ``wb_fgsm``, ``wb_pgd``.
+        columns: the five accuracies: ``natural``, ``wb_fgsm``, ``wb_pgd``, ``bb_fgsm``, ``bb_pgd``.
         n: number of test images, the same ones for all networks.
     """
 
@@ -89,7 +89,8 @@ def collect(runs: list, theirs, scale: str) -> Records:
     """
     evaluated = {run.network.id: run.evaluation.content for run in runs if run.evaluation}
     first = next(iter(evaluated.values()))
-    content = {"columns": list(first["outcomes"]), "n": first["n"], "scale": scale}
+    columns = [column for column in theirs if column in first["outcomes"]]
+    content = {"columns": columns, "n": first["n"], "scale": scale}
     content["networks"] = {
         name: {
             column: {"outcomes": packed, "paper": round(100 * float(theirs.loc[name, column]), 1)}

@@ -1,0 +1,43 @@
+"""Sphinx extension for tables that a cell of a notebook shows: they are numbered as tables.
+
+Where a cell has a caption, MyST-NB makes a figure of whatever it shows.
+"""
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+from sphinx.writers.html5 import HTML5Translator
+
+
+class Table(nodes.figure):
+    """A captioned table; HTML has no caption for it but a figure's."""
+
+
+class TablesOfCells(SphinxTransform):
+    """Turn figures that hold a table into tables."""
+
+    default_priority = 400  # before labels are numbered
+
+    def apply(self) -> None:
+        for figure in list(self.document.findall(nodes.figure)):
+            if any("<table" in raw.astext() for raw in figure.findall(nodes.raw)):
+                table = Table("", *figure.children, **figure.attributes)
+                figure.replace_self(table)
+                self.document.ids |= dict.fromkeys(table["ids"], table)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the node and the transform."""
+    app.add_enumerable_node(Table, "table", html=(visit, depart))
+    app.add_transform(TablesOfCells)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def visit(page: HTML5Translator, node: Table) -> None:
+    """Write it as a figure."""
+    page.visit_figure(node)
+
+
+def depart(page: HTML5Translator, node: Table) -> None:
+    """End the figure."""
+    page.depart_figure(node)
