@@ -236,19 +236,13 @@ def quoted(
         runs: all networks, further seeds included.
     """
     agrees, robust, outcomes = agreement(ours, theirs), 100 * ours["wb_pgd"], reproduction(runs)
-    shown = ["nat", "pgd", "pgd-pgd-all", "nat-pgd-all", "pgd-pgd-stage3"]
-    shown += ["pgd-nat-head", "pgd-nat-stage3", "pgd-nat-all"]
-    shown += ["nat-pgd-stage3", "fgsm", "fgsm_no_ll"]
     numbers = {
         f"{column}_{name.replace('-', '_')}": 100 * ours.loc[name, column]
-        for column, name in product(("natural", "wb_pgd", "bb_pgd"), shown)
+        for column, name in product(tables.measured(ours), ours.index)
     }
     numbers |= {f"rank_correlation_{c}": agrees.loc[c, "rank correlation"] for c in COLUMNS}
     pair = Accuracy("pgd-pgd-all", "wb_pgd"), Accuracy("pgd", "wb_pgd")
     gap, strong = outcomes.gap(*pair), _strong_gap(outcomes, "pgd-pgd-all", "pgd")
-    if strong:
-        left = {name: 100 * ours.loc[name, STRONG] for name in shown}
-        numbers |= {f"strong_{name.replace('-', '_')}": value for name, value in left.items()}
     return {name: float(value) for name, value in numbers.items()} | {
         "headline": intervals.signed(gap.mean),
         "headline_low": intervals.signed(gap.low),
