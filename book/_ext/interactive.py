@@ -40,3 +40,5 @@ def add_scripts(
         app.add_js_file("charts.js", loading_method="defer")
     if 'id="live-records"' in body:
         app.add_js_file("live.js", loading_method="defer")
+    if 'class="slider"' in body:
+        app.add_js_file("slider.js", loading_method="defer")
