@@ -90,7 +90,7 @@
       const [label, sure] = data.answers[attack][attacked][epsilon][image][index];
       const mark = label === data.truth[image] ? "right" : "wrong";
       row.querySelectorAll("td").forEach((cell) => cell.remove());
-      add(row, "td", {}, `${mark === "right" ? "✓" : "✗"} ${data.classes[label]}`);
+      add(row, "td", {}, `${mark === "right" ? "✓" : "✗"}\u00a0${data.classes[label]}`);
       const bar = add(row, "td", { class: "slider-sure" }, `${sure} %`);
       add(bar, "div", { class: mark, style: `width: ${sure}%` });
       add(row, "td", {}, data.accuracies[attack][index][epsilon]);

@@ -100,11 +100,14 @@ def packed(array: np.ndarray) -> str:
 
 
 def accuracy(budgets: Budgets, attack: str, epsilon: float) -> str:
-    """An accuracy in percent; at an ε that was not measured, those at its neighbours."""
+    """An accuracy in percent; at an ε that was not measured, those at its neighbours.
+
+    A question mark says that the attacks on the network are doubted.
+    """
     measured = [0.0, *(e for name, e in budgets.outputs if name == attack)]
     around = max(e for e in measured if e <= epsilon), min(e for e in measured if e >= epsilon)
     found = sorted(budgets.accuracy(attack, e) if e else budgets.accuracy() for e in around)
-    return " to ".join(dict.fromkeys(map(percent, found)))
+    return " to ".join(dict.fromkeys(map(percent, found))) + (" ?" if budgets.doubts else "")
 
 
 def _answers(shown: Shown, networks: Sequence[str]) -> list[list[list[int]]]:
