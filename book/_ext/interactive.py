@@ -15,6 +15,7 @@ OWN = {
     'class="chart"': "charts.js",
     'id="live-records"': "live.js",
     'class="main-table"': "tables.js",
+    'class="slider"': "slider.js",
     'class="network"': "cards.js",
 }
 """Scripts of ours in ``book/_static``, by what they are for."""

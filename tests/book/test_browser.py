@@ -82,6 +82,8 @@ def page_with(book: Path, text: str) -> str:
 
 LIVE, CHART, TABLE = "tag_live", '<div class="chart', 'download="table1.csv"'
 """What tells pages apart: cells that run in the page, a chart to point at, a table as a file."""
+SLIDER = '<div class="slider">'
+"""Likewise: a figure to drag."""
 
 
 def templates(book: Path) -> list[str]:
@@ -90,7 +92,7 @@ def templates(book: Path) -> list[str]:
     found = [
         next(name for name in pages(book) if f"/{kind}/" in name) for kind in ("api", "claims")
     ]
-    return [*kinds, *found, page_with(book, TABLE), page_with(book, LIVE)]
+    return [*kinds, *found, *(page_with(book, text) for text in (TABLE, LIVE, SLIDER))]
 
 
 class Reader:
@@ -334,6 +336,40 @@ def test_without_scripts_the_main_table_is_a_plain_one(made, browser):
     assert page.locator("div.main-table :is(button, select)").count() == 0
     caption = page.locator("figure", has=page.locator("div.main-table")).locator("figcaption")
     expect(caption).to_contain_text("Table 1 The paper's Table 1")
+
+
+def test_dragging_epsilon_by_keyboard_shows_the_attacked_image_and_what_networks_answer(
+    made, reader
+):
+    box = reader.open(page_with(made.html, SLIDER)).locator("div.slider")
+    data = json.loads(box.locator("script").text_content())
+    epsilon, attacked = box.get_by_role("slider", name="ε"), box.locator("canvas").last
+    expect(box.locator("img")).to_be_hidden()
+    clean = attacked.evaluate("canvas => canvas.toDataURL()")
+    box.get_by_label("made against the network").select_option("trained against PGD")
+    epsilon.press("ArrowRight")
+    epsilon.press("End")
+    assert attacked.evaluate("canvas => canvas.toDataURL()") != clean
+    expect(epsilon).to_have_attribute("aria-valuetext", data["epsilons"][-1])
+    pgd, robust, first = 1, 1, 0
+    told = data["answers"][pgd][robust][-1][first]
+    for index, (label, sure) in enumerate(told):
+        row, answer = box.locator("tbody tr").nth(index), data["classes"][label]
+        expect(row).to_contain_text(answer)
+        expect(row).to_contain_text(f"{sure} %")
+        expect(row).to_contain_text(data["accuracies"][pgd][index][-1])
+        said = f"{data['networks'][index]}: {answer}, {sure} %"
+        expect(box.get_by_role("status")).to_contain_text(said)
+    epsilon.press("Home")
+    assert attacked.evaluate("canvas => canvas.toDataURL()") == clean
+
+
+def test_without_scripts_the_figure_to_drag_is_a_still_one(made, browser):
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(f"{made.html.as_uri()}/{page_with(made.html, SLIDER)}")
+    box = page.locator("div.slider")
+    expect(box.locator("img")).to_be_visible()
+    assert box.locator("canvas").count() == 0
 
 
 COLOURS = """row => [getComputedStyle(row).backgroundColor,

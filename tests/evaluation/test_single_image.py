@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from robust_transfer.attacks import PGD, ThreatModel
+from robust_transfer.data.images import Images
 from robust_transfer.evaluation import single_image
 from robust_transfer.presentation import figures
 
@@ -94,3 +96,20 @@ def test_figures_leave_out_unlikely_classes_and_draw_the_boundary_where_there_is
     }
     inside, crossed, _ = figures.surfaces(surfaces).axes
     assert len(crossed.collections) == len(inside.collections) + 1
+
+
+def test_every_network_is_attacked_in_turn_and_all_answer_what_a_picture_file_holds():
+    images = Images.of(torch.full((1, 3, 4, 4), 128, dtype=torch.uint8), BRIGHT)
+    models = {"up": Bright(3.0), "down": Bright(-3.0)}
+    shown = single_image.shown_to_all(models, images, attack(0.1))
+    for name, moved in (("up", -26), ("down", 26)):  # 25.5, rounded to whole levels
+        pixels = shown[name].pixels
+        assert abs(pixels[0].flatten()[0].item() - (128 + moved)) <= 1
+        assert pixels[0].flatten()[2].item() == 128
+        brightness = pixels.flatten()[:2].sum().item() / 255
+        for other, slope in (("up", 3.0), ("down", -3.0)):
+            label, sure = shown[name].answers[other]
+            assert label.item() == (slope > 0)
+            assert sure.item() == pytest.approx(
+                1 / (1 + np.exp(-abs(slope) * brightness)), abs=1e-5
+            )

@@ -56,10 +56,9 @@ def test_notebook_is_committed_without_outputs(path):
 
 
 def test_what_works_on_stored_networks_suggests_a_profile_that_has_their_weights():
-    pages = [paths.NOTEBOOKS / f"{name}.ipynb" for name in pipeline.DEMONSTRATIONS]
     example = (paths.ROOT / "examples" / "load_network.py").read_text()
-    suggested = [re.findall(r"-p profile ([\w-]+)", page.read_text()) for page in pages]
-    assert sum(map(bool, suggested)) == 3  # the page on speed runs nothing
+    suggested = [re.findall(r"-p profile ([\w-]+)", page.read_text()) for page in NOTEBOOKS]
+    assert sum(map(bool, suggested)) == 3
     for name in {*sum(suggested, re.findall(r'profile=.*# or "([\w-]+)"', example))}:
         store = Store("none", paths.PUBLISHED / name)
         for network in grid(read_profile(paths.PROFILES / f"{name}.yaml")):

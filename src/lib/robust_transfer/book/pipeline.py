@@ -25,7 +25,7 @@ from robust_transfer.records.store import RECORD, WEIGHTS, Record, Store, folder
 
 STUDY = ("06_study", "07_forensics")
 """Run at the scale of a study."""
-DEMONSTRATIONS = ("00_threat_models", "08_seeing", "09_explore", "11_speed")
+DEMONSTRATIONS = ("09_explore", "11_speed")
 """Run on the embedded images, which every reader has, or on none; all others on the profile's."""
 
 

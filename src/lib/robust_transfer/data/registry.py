@@ -4,10 +4,13 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
+from PIL import Image
 from pydantic import AfterValidator
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from robust_transfer import paths
 from robust_transfer.config import one_of
 from robust_transfer.data import decoding, glyphs, kept, layouts
 from robust_transfer.data.images import Images, divide
@@ -137,3 +140,20 @@ def load_divided(
     """Training and validation images of a data set; see ``load`` and ``images.divide``."""
     images = load(name, "train", train_size + validation_size, data_dir, image_size)
     return divide(images, train_size, seed)
+
+
+def one_of_each(name: str, data_dir: str = "") -> Images:
+    """Load the first test image of every class, in the order of the classes.
+
+    Those of ``cifar10`` are part of the repository, side by side in ``book/images``.
+
+    Raises:
+        ValueError, FileNotFoundError, OSError: see ``load``.
+    """
+    classes = DATASETS[one_of("dataset", name, DATASETS)].classes
+    if (strip := paths.IMAGES / f"{name}.png").exists():
+        pictures = np.split(np.asarray(Image.open(strip)), classes, axis=1)
+        pixels = torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2))
+        return Images.of(pixels.contiguous(), torch.arange(classes))
+    images = load(name, "test", layouts.MIXED * classes, data_dir)
+    return images.take((images.labels == torch.arange(classes)[:, None]).int().argmax(1))

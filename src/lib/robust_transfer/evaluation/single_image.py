@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robust_transfer.attacks import PGD, in_mode, input_gradient
+from robust_transfer.attacks import PGD, Attack, in_mode, input_gradient
+from robust_transfer.data.images import Images, to_float
 
 
 def answers(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,6 +47,40 @@ def beliefs(
     with in_mode(model, "eval"), torch.no_grad():
         probabilities = model(seen).softmax(1)
     return pd.DataFrame(probabilities.cpu().numpy(), index=pd.Index(attacks))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Attacked images that several networks were shown, and what each of them answered.
+
+    Attributes:
+        pixels: uint8 ``(N, 3, H, W)``, the attacked images as a picture file holds them.
+        answers: by network, what ``answers`` returns.
+    """
+
+    pixels: Tensor
+    answers: dict[str, tuple[Tensor, Tensor]]
+
+
+def shown_to_all(models: dict[str, nn.Module], images: Images, attack: Attack) -> dict[str, Shown]:
+    """Attack each network, and show what came of it to all of them.
+
+    Attacked images are rounded to 8 bits first: networks answer what a reader can be shown.
+
+    Args:
+        models: map images to logits, by name.
+        images: what is attacked, on the networks' device.
+        attack: white-box, in turn against each network.
+
+    Returns:
+        By the name of the attacked network.
+    """
+    found, (clean, labels) = {}, next(images.batches(len(images)))
+    for attacked, model in models.items():
+        pixels = (255 * attack(model, clean, labels)).round().byte()
+        told = {name: answers(other, to_float(pixels)) for name, other in models.items()}
+        found[attacked] = Shown(pixels, told)
+    return found
 
 
 @dataclass(frozen=True)
