@@ -14,13 +14,13 @@ class Table(nodes.figure):
 
 
 class TablesOfCells(SphinxTransform):
-    """Turn figures that hold a table into tables, with the caption above."""
+    """Turn figures named ``tab-…`` into tables, with the caption above."""
 
     default_priority = 400  # before labels are collected
 
     def apply(self) -> None:
         for figure in list(self.document.findall(nodes.figure)):
-            if any("<table" in raw.astext() for raw in figure.findall(nodes.raw)):
+            if any(name.startswith("tab-") for name in figure["names"]):
                 caption = figure.next_node(nodes.caption)
                 figure.remove(caption)
                 end = nodes.raw("", "</figcaption>", format="html")  # docutils ends it last of all
