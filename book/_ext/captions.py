@@ -10,18 +10,21 @@ from sphinx.writers.html5 import HTML5Translator
 
 
 class Table(nodes.figure):
-    """A captioned table; HTML has no caption for it but a figure's."""
+    """A captioned table of a cell."""
 
 
 class TablesOfCells(SphinxTransform):
-    """Turn figures that hold a table into tables."""
+    """Turn figures named ``tab-…`` into tables, with the caption above."""
 
-    default_priority = 400  # before labels are numbered
+    default_priority = 400  # before labels are collected
 
     def apply(self) -> None:
         for figure in list(self.document.findall(nodes.figure)):
-            if any("<table" in raw.astext() for raw in figure.findall(nodes.raw)):
-                table = Table("", *figure.children, **figure.attributes)
+            if any(name.startswith("tab-") for name in figure["names"]):
+                caption = figure.next_node(nodes.caption)
+                figure.remove(caption)
+                end = nodes.raw("", "</figcaption>", format="html")  # docutils ends it last of all
+                table = Table("", caption, end, *figure.children, **figure.attributes)
                 figure.replace_self(table)
                 self.document.ids |= dict.fromkeys(table["ids"], table)
 
@@ -34,10 +37,10 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def visit(page: HTML5Translator, node: Table) -> None:
-    """Write it as a figure."""
-    page.visit_figure(node)
+    """Begin a figure, as which HTML knows a table with a caption of its own."""
+    page.body.append(page.starttag(node, "figure"))
 
 
 def depart(page: HTML5Translator, node: Table) -> None:
-    """End the figure."""
-    page.depart_figure(node)
+    """End it."""
+    page.body.append("</figure>\n")

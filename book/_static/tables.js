@@ -31,19 +31,19 @@ for (const box of document.querySelectorAll("div.main-table")) {
 
   const bar = document.createElement("div");
   const count = document.createElement("output");
-  const choices = heads.flatMap((head, column) => {
-    if (!head.querySelector(".choice")) return [];
+  const kinds = (row) => [...row.querySelectorAll(".kind")].map((kind) => kind.textContent);
+  const choices = [...rows[0].querySelectorAll(".kind")].map((kind, index) => {
     const select = document.createElement("select");
-    select.append(new Option("all", ""));
-    for (const value of new Set(rows.map((row) => text(row, column)))) select.append(new Option(value));
     const label = document.createElement("label");
-    label.append(`${head.textContent} `, select);
+    select.append(new Option("all", ""));
+    for (const value of new Set(rows.map((row) => kinds(row)[index]))) select.append(new Option(value));
+    label.append(`${kind.title} `, select);
     bar.append(label);
-    return [{ select, column }];
+    return select;
   });
   const filter = () => {
     for (const row of rows)
-      row.hidden = choices.some(({ select, column }) => select.value && select.value !== text(row, column));
+      row.hidden = kinds(row).some((kind, index) => ![kind, ""].includes(choices[index].value));
     count.value = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
   };
   bar.className = "choices";

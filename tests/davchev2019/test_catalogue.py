@@ -81,10 +81,9 @@ def test_to_import_the_library_imports_no_torch():
 def test_a_card_says_the_line_that_loads_its_network_where_there_are_weights(name, loads):
     profile = experiment.read_profile(paths.PROFILES / f"{name}.yaml")
     store = Store("none", paths.PUBLISHED / name)
-    records = {network.id: store.find(network.config) for network in experiment.grid(profile)}
-    (network,) = (n for n in experiment.grid(profile) if n.id == "pgd")
+    records = {network: store.find(network.config) for network in experiment.grid(profile)}
+    said = {network.id: pages._training(network, record) for network, record in records.items()}
     line = f'<code>rt.load("pgd", profile="{name}")</code>'
-    told = pages._training(network, records["pgd"]).get("load it")
-    assert told == (line if loads else None)
+    assert said["pgd"].get("load it") == (line if loads else None)
     files = [pages._files(record.folder) for record in records.values()]
     assert {"without weights" in said for said in files} == {not loads}

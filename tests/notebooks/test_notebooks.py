@@ -55,6 +55,18 @@ def test_notebook_is_committed_without_outputs(path):
         assert not cell.get("outputs") and not cell.get("execution_count")
 
 
+def test_every_table_with_a_caption_is_read_by_a_sentence():
+    named = set()
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, 4).cells
+        said = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        shown = [cell.metadata.get("mystnb", {}).get("figure", {}) for cell in cells]
+        names = {figure["name"] for figure in shown if figure.get("name", "").startswith("tab-")}
+        assert names <= {*re.findall(r"{numref}`([\w-]+)`", said)}, path.stem
+        named |= names
+    assert "tab-main" in named and len(named) > 20
+
+
 def test_what_works_on_stored_networks_suggests_a_profile_that_has_their_weights():
     example = (paths.ROOT / "examples" / "load_network.py").read_text()
     suggested = [re.findall(r"-p profile ([\w-]+)", page.read_text()) for page in NOTEBOOKS]

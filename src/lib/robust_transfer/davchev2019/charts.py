@@ -74,6 +74,7 @@ def _panel(
     split = alt.Axis(
         orient="top", title=None, labelExpr=r"split(datum.label, '\n')", labelAngle=0,
         labelPadding=38, labelLineHeight=12,  # four lines, from the first one down
+        labelFontSize=9,
     )  # fmt: skip
     across, down = alt.X("column:N", sort=None, axis=split), alt.Y("network:N", sort=None)
     said = ("network", "accuracy", "ours", "interval", "paper", "difference")

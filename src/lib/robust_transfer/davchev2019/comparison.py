@@ -27,12 +27,6 @@ BY_TARGET = {
 """Tolerances by column, in percentage points, and what networks of some targets have instead."""
 
 
-DEFENCES = {None: "none", "nat": "natural", "fgsm": "FGSM", "pgd": "PGD"}
-DEFENCES |= {"fgsm_no_ll": "FGSM, true labels"}
-RETRAINED = {None: "from scratch", "head": "head", "stage3": "last stage", "all": "everything"}
-"""Trainings and strategies for readers, as the main table has them."""
-
-
 def side_by_side(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     """Ours, the paper's, the difference and the interval of ours per column, in percent.
 
@@ -61,12 +55,7 @@ def main_table(ours: pd.DataFrame, theirs: pd.DataFrame, name: str, cards: str =
         name: of the file with all the numbers.
         cards: page that has a card of every network, to which the rows lead; "" if there is none.
     """
-    kinds = {"source": DEFENCES, "target": DEFENCES, "retrained": RETRAINED}
-    fields = ours[["source", "target", "strategy"]].astype(object).replace(np.nan, None)
-    shown = {
-        f'<span class="choice">{kind}</span>': fields[field].map(words.get)
-        for (kind, words), field in zip(kinds.items(), fields, strict=True)
-    }
+    shown = {"training": [_training(row) for _, row in theirs.iterrows()]}
     data = side_by_side(ours, theirs)
     for column in tables.measured(ours):
         shown[NAMES[column]] = [_cell(row[column].dropna()) for _, row in data.iterrows()]
@@ -74,6 +63,19 @@ def main_table(ours: pd.DataFrame, theirs: pd.DataFrame, name: str, cards: str =
     rows = pd.DataFrame(shown).set_axis([*links.values()] if cards else ours["label"], axis=0)
     table = show(rows.rename_axis(columns="network"), name, data)
     return HTML(f'<div class="main-table">{table.data}</div>')
+
+
+def _training(row: pd.Series) -> str:
+    """What a network began as and how it was trained; a script finds the parts by their class."""
+    kinds = {
+        "source": tables.DEFENCES.get(row["source"], "noise"),
+        "target": tables.DEFENCES[row["target"]],
+        "retrained": tables.RETRAINED.get(row["strategy"], "from scratch"),
+    }
+    source, target, retrained = (
+        f'<span class="kind" title="{kind}">{word}</span>' for kind, word in kinds.items()
+    )
+    return f"{source} → {target}, {retrained}"
 
 
 def _cell(numbers: pd.Series) -> str:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from robust_transfer.davchev2019.experiment import Network
+from robust_transfer.davchev2019.tables import DEFENCES
 from robust_transfer.evaluation.accuracies import COLUMNS, NAMES
 from robust_transfer.networks.transfer import STRATEGIES
 from robust_transfer.presentation import figures
@@ -126,7 +127,7 @@ def scatter(ours: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
         axis.plot((0, 100), (0, 100), color="0.7", linewidth=1)
         for defence, group in ours.groupby("target"):
             x, y = 100 * theirs.loc[group.index, column], 100 * group[column]
-            axis.scatter(x, y, s=16, color=figures.COLOURS[defence], label=defence)
+            axis.scatter(x, y, s=16, color=figures.COLOURS[defence], label=DEFENCES[defence])
         axis.set(title=NAMES[column], xlabel="paper (%)", aspect="equal")
     axes[0, 0].set_ylabel("ours (%)")
     axes[0, -1].legend(title="target trained", fontsize=7, title_fontsize=7)
