@@ -346,3 +346,11 @@ def test_forest_has_a_row_per_difference(of_the_laptop):
     assert (
         labels[0] == r"D11  $R_{\mathrm{pgd{\to}pgd}}$ 56 above $R_{\mathrm{pgd}}$ in white-box PGD"
     )
+
+
+def test_rules_are_printed_in_words():
+    said = [pages.in_words(test) for test in verdicts.texts()["test"]]
+    assert not re.search(r"T-\w+|[wb]b_\w+|R_\w+", "; ".join(said))
+    assert pages.in_words("T-diff(R_pgd->pgd 56,R_pgd; wb_pgd; 5.2)") == (
+        "R<sub>pgd→pgd</sub> 56 above R<sub>pgd</sub> in white-box PGD, by 5.2 points"
+    )

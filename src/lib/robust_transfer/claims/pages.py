@@ -18,6 +18,23 @@ PLACES = "../claims"
 """From an executed notebook to the pages of claims."""
 SHORT = NAMES | {"wb": "white box", "bb": "black box"}
 """How claims.csv calls columns, alone and in pairs, with their names for readers."""
+PHRASES = {
+    r"T-diff\((.+?), ?(.+?); ([^;()]+); ([^()]+)\)": r"\1 above \2 in \3, by \4 points",
+    r"T-diff\((.+?), ?(.+?); ([^;()]+)\)": r"\1 above \2 in \3",
+    r"T-equiv\((.+?), ?(.+?); (.+?); margin (.+?)\)": r"\1 and \2 alike in \3, within \4 points",
+    r"T-equiv\(margin (.+?)\)": r"alike within \1 points",
+    r"T-not-below\((.+?), ?(.+?); (.+?); margin (.+?)\)": r"\1 at most \4 points below \2 in \3",
+    r"T-diff": "a difference",
+    r"T-order": "an order",
+    r"T-cat": "bounds",
+    r"the T-cell tolerance": "the tolerance of a cell",
+    r"\bR_(\w+)->(\w+)": r"R<sub>\1→\2</sub>",
+    r"\bR_(\w+)": r"R<sub>\1</sub>",
+    r">=": "≥",
+    r"<=": "≤",
+    r"\b[bw]b(?:_fgsm|_pgd)?\b": lambda found: SHORT[found[0]],
+}
+"""How claims.csv writes tests, networks and columns, and how readers read them."""
 Names = Mapping[str, str]
 """Network id → what to call it."""
 IDS: Names = {}
@@ -55,8 +72,10 @@ def index(
 
 
 def in_words(text: str) -> str:
-    """A claim's text with columns by their names; the file keeps it as it was fixed."""
-    return re.sub(r"\b[bw]b(?:_fgsm|_pgd)?\b", lambda found: SHORT[found[0]], text)
+    """A claim's text in words; the file keeps it in short, as it was fixed."""
+    for short, words in PHRASES.items():
+        text = re.sub(short, words, text)
+    return text
 
 
 def _effect(row: pd.Series) -> str:
@@ -94,7 +113,7 @@ def sections(judged: dict[str, Judgement], group: str, links: Names = IDS) -> HT
 
 
 def _block(judged: Judgement, links: Names) -> str:
-    words = {name: html.escape(in_words(text)) for name, text in judged.words.items()}
+    words = {name: as_html(in_words(text)) for name, text in judged.words.items()}
     told = {name: words[name.lower()] for name in ("Evidence", "Test", "Expected")}
     told["Rests on"] = _basis(judged, links)
     told["Reason" if judged.verdict == UNTESTED else "Provisional"] = html.escape(judged.caveat)
