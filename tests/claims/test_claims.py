@@ -254,7 +254,7 @@ def test_ledger_of_the_published_run(of_the_laptop):
     overview = verdicts.overview(of_the_laptop)
     assert "D11" in overview.loc["Headline and initialisation", table.loc["D11", "verdict"]]
     page = pages.sections(of_the_laptop, "Sanity").data
-    assert "D35: " in page and "white-box PGD &lt;= 1" in page
+    assert "D35: " in page and "white-box PGD ≤ 1" in page
 
 
 def test_no_claim_shows_a_columns_name_in_code(of_the_laptop):
@@ -269,7 +269,7 @@ def test_a_claim_shows_what_it_rests_on(of_the_laptop):
     seeds = of_the_laptop["D11"].seeds
     size = f"1,000 test images, {seeds} seed{'s' * (seeds > 1)}"
     assert f"{size}: <code>pgd-pgd-all</code>, <a>R</a>" in found
-    assert "<em>Evidence:</em> R_pgd-&gt;pgd 56 41.3 minus" in found
+    assert "<em>Evidence:</em> R<sub>pgd→pgd</sub> 56 41.3 minus" in found
     untested = page.partition('id="D12"')[2].partition("</section>")[0]
     assert "Rests on" not in untested and "<em>Reason:</em>" in untested
 
