@@ -83,7 +83,7 @@ def _panel(
     )
     numbers = base.mark_text(fontSize=10, cursor="pointer").encode(
         alt.Text("share:Q", format=".2f"),
-        color=alt.condition("datum.share > 0.5", alt.value("black"), alt.value("white")),
+        color=alt.condition("datum.share > 0.47", alt.value("black"), alt.value("white")),
     )
     starts = list(accumulate(map(len, blocks[:-1])))
     names, columns = cells["network"].unique()[starts], cells["column"].unique()[[1, 3]]
