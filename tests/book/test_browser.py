@@ -327,8 +327,8 @@ INKS = """() => {
         .map(shape => getComputedStyle(shape)[part]);
     return {
         inks: [...new Set([
-            ...style('.drawing [style*="fill: #222832"]', 'fill'),
-            ...style('.drawing [style*="stroke: #222832"]', 'stroke'),
+            ...style('.drawing [style*="fill: currentColor"]', 'fill'),
+            ...style('.drawing [style*="stroke: currentColor"]', 'stroke'),
             ...style('.vega-embed .role-axis text', 'fill'),
         ])],
         grounds: [...new Set([

@@ -57,7 +57,7 @@ def _bars(axis: Axes, heights: pd.DataFrame, spread: pd.DataFrame) -> None:
     for index, strategy in enumerate(FINE_TUNINGS):
         axis.bar(
             places + 0.27 * (index - 1), heights.get(strategy, np.nan), 0.25,
-            yerr=spread.get(strategy), capsize=2, color=STRATEGY_COLOURS[strategy],
+            yerr=spread.get(strategy), ecolor=INK, capsize=2, color=STRATEGY_COLOURS[strategy],
             hatch=HATCHES[strategy], edgecolor="white", label=words(strategy),
         )  # fmt: skip
     axis.set_xticks(places, heights.index)
@@ -166,5 +166,5 @@ def flows(parts: Mapping[str, pd.DataFrame]) -> Figure:
             axis.plot(table.index, table[column], marker=marker, label=task)
         axis.set_title(title)
         axis.set_yscale("log")
-    shared_legend(figure, "upper center", len(parts))
+    shared_legend(figure, "upper center", 2)
     return figure

@@ -35,7 +35,7 @@ PALETTE = (
 COLOURS = dict(zip(("nat", "fgsm", "fgsm_no_ll", "pgd"), PALETTE, strict=False))
 """One colour per defence, the same in every figure."""
 INK, GREY, RED = "#222832", "#7f8790", "#d62728"
-"""Of letters and axes (book.css replaces it), of lines that guide the eye, of walls in heatmaps."""
+"""Of letters and axes, of lines that guide the eye, of walls in heatmaps."""
 LIKELY = 0.1
 """A class is drawn if a network gives it this probability anywhere along the attack."""
 
@@ -66,13 +66,15 @@ def svg(figure: Figure) -> str:
 
 
 def inline(drawing: str, alt_text: str) -> str:
-    """An SVG file as part of a page, which gives it ink and ground; its names stay its own.
+    """An SVG file as part of a page, which gives it ink and ground; its names become its own.
 
     Args:
         drawing: the file's content.
         alt_text: what it shows, for readers who do not see it.
     """
     drawing = re.sub("<style.*?</style>", "", drawing[drawing.index("<svg") :], flags=re.DOTALL)
+    drawing = drawing.replace(INK, "currentColor")
+    drawing = drawing.replace("fill: #ffffff", "fill: none", 1)  # Matplotlib draws the ground first
     own = sha256(drawing.encode()).hexdigest()[:8]
     drawing = re.sub(r"""(\sid="|href="#|url\(#)""", rf"\g<1>d{own}-", drawing)
     named = f'<svg role="img" aria-label="{html.escape(alt_text)}"'
@@ -123,7 +125,7 @@ def training_curves(histories: dict[str, pd.DataFrame], columns: int = 4) -> Fig
         columns: panels in a row.
     """
     labels = ("epoch", "accuracy (%)")
-    figure, axes = small_multiples(len(histories), columns, 1.7, labels, sharey=True)
+    figure, axes = small_multiples(len(histories), columns, 1.9, labels, sharey=True)
     for axis, (label, history) in zip(axes, histories.items(), strict=True):
         epochs = history["epoch"] + 1
         axis.plot(epochs, 100 * history["natural"], color=COLOURS["nat"], label="natural")
@@ -228,7 +230,7 @@ def beliefs(
         axis.set(title=mathtext(label), ylim=(-0.02, 1.02))
     figure.supxlabel(xlabel)
     axes[0, 0].set_ylabel("probability")
-    shared_legend(figure, "lower center", 5)
+    shared_legend(figure, "upper center", 5)
     return figure
 
 
@@ -244,6 +246,7 @@ def surfaces(panels: dict[str, Surface]) -> Figure:
         units = 256 * surface.offsets
         levels = [top * i / 24 for i in range(25)]
         mesh = axis.contourf(units, units, surface.loss, levels, cmap="cividis")
+        mesh.set_edgecolor("face")  # else the page shows between levels
         if surface.margin.min() < 0 < surface.margin.max():
             axis.contour(units, units, surface.margin, [0], colors="white", linewidths=2)
         axis.plot(0, 0, "o", color="white", mec="black")
@@ -265,6 +268,7 @@ def heatmap(axis: Axes, values: pd.DataFrame, **style) -> None:
     style = {"cmap": "cividis", "annot": True, "annot_kws": {"size": SMALL}} | style
     sns.heatmap(values, cbar=False, ax=axis, **style)
     (mesh,) = axis.collections
-    there = ~np.ma.getmaskarray(mesh.get_array()).ravel()
-    for number, colour in zip(axis.texts, mesh.get_facecolors()[there], strict=False):
-        number.set_color("black" if relative_luminance(colour) > 0.18 else "white")
+    mesh.set(edgecolor="face", linewidth=0.5)  # else the page shows between cells
+    cells = mesh.to_rgba(np.ma.compressed(mesh.get_array()))
+    for number, cell in zip(axis.texts, cells, strict=False):  # there may be no numbers
+        number.set_color("black" if relative_luminance(cell) > 0.18 else "white")

@@ -27,7 +27,7 @@ CHANGED = "+{gained}\xa0−{lost}"
 """How a row's speed is written, and how many images another attack gained and lost."""
 Parts = dict[str, dict]
 """What every kind of device found on a question."""
-PALETTE = dict(zip(("textbook", "ours", "peer"), PALETTE, strict=False))
+ROLES = dict(zip(("textbook", "ours", "peer"), PALETTE, strict=False))
 
 
 def load_measured(folder: str, store: Store) -> dict[str, Parts]:
@@ -198,7 +198,7 @@ def race(parts: Parts, work: str = "PGD-7") -> Figure:
                 axis.axvline(middle, color=INK, linestyle=style, label=row["name"])
             else:
                 spread = [[middle - row["slowest"]], [row["fastest"] - middle]]
-                axis.barh(row["name"], middle, xerr=spread, color=PALETTE[row["role"]])
+                axis.barh(row["name"], middle, xerr=spread, ecolor=INK, color=ROLES[row["role"]])
         axis.set_xlabel(f"{work}, images/s")
         axis.legend()
     return figure
