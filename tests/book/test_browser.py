@@ -333,7 +333,7 @@ INKS = """() => {
         ])],
         grounds: [...new Set([
             ...style('.drawing > svg > g > g:first-child > path', 'fill'),
-            ...style('.vega-embed > svg', 'backgroundColor'),
+            ...style('.vega-embed svg.marks', 'backgroundColor'),
         ])],
         page: style('body', 'backgroundColor')[0],
     };
@@ -345,7 +345,7 @@ INKS = """() => {
 def test_figures_take_ink_and_ground_from_the_theme(made, browser, schemes):
     page = browser.new_context(color_scheme=schemes[0]).new_page()
     page.goto(f"{made.html.as_uri()}/{page_with(made.html, TABLE)}")
-    expect(page.locator(".vega-embed > svg")).to_be_visible()
+    expect(page.locator(".vega-embed svg.marks")).to_be_visible()
     for scheme in schemes:  # the second one as the theme's button sets it
         page.evaluate("scheme => document.documentElement.dataset.theme = scheme", scheme)
         seen = page.evaluate(INKS)

@@ -13,7 +13,7 @@ from robust_transfer.presentation import charts
 from robust_transfer.presentation.figures import RED
 from robust_transfer.presentation.tables import percent
 
-TILE = alt.Step(46), alt.Step(22)
+TILE = alt.Step(45), alt.Step(22)
 """Width and height of a heatmap's tiles in pixels: two panels fit a page, one a telephone."""
 POINTED = "#e7298a"
 """Frame of the network pointed at: a colour far from all of the heatmap's and from its lines."""

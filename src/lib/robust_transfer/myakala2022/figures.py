@@ -166,5 +166,6 @@ def flows(parts: Mapping[str, pd.DataFrame]) -> Figure:
             axis.plot(table.index, table[column], marker=marker, label=task)
         axis.set_title(title)
         axis.set_yscale("log")
+        axis.tick_params("y", which="both", labelsize=10)  # for the exponents
     shared_legend(figure, "upper center", 2)
     return figure

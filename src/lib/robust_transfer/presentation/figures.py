@@ -24,7 +24,7 @@ from torch import Tensor
 from robust_transfer.evaluation.single_image import Surface
 from robust_transfer.presentation.tables import without_marks
 
-WIDTH = 7.1
+WIDTH = 7
 """Inches from edge to edge of a notebook's page in a window of 1280 pixels."""
 SMALL = 8
 """Points of the smallest letters; a network's name needs the usual 10, for its subscript."""
@@ -50,7 +50,7 @@ plt.rcParams.update(
 )
 
 
-class Drawing(Figure):
+class _Drawing(Figure):
     """A figure that Jupyter shows as SVG alone."""
 
     def _ipython_display_(self) -> None:
@@ -174,7 +174,7 @@ def accuracy_curves(curves: pd.DataFrame, xlabel: str) -> Figure:
 
 def subplots(rows: int, columns: int, height: float, **shared) -> tuple[Figure, np.ndarray]:
     """Make a figure and its axes ``(rows, columns)``; notebooks show what is returned, once."""
-    style = {"figsize": (WIDTH, height), "layout": "constrained", "FigureClass": Drawing}
+    style = {"figsize": (WIDTH, height), "layout": "constrained", "FigureClass": _Drawing}
     figure, axes = plt.subplots(rows, columns, squeeze=False, **style, **shared)
     plt.close(figure)
     return figure, axes
