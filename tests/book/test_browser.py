@@ -296,12 +296,17 @@ FIGURES = """() => {
     const found = (root, what) => [...root.querySelectorAll(what)];
     const svgs = found(document, '.bd-article svg').filter(svg => svg.checkVisibility());
     const height = (shape, own) => Math.hypot(shape.getScreenCTM().a, shape.getScreenCTM().b) * own;
-    const glyphs = svgs.flatMap(svg => found(svg, 'use'))
-        .filter(use => use.href.baseVal.includes('DejaVu')).map(use => height(use, 100));
+    const uses = svgs.flatMap(svg => found(svg, 'use'))
+        .filter(use => use.href.baseVal.includes('DejaVu'));
+    const glyphs = uses.map(use => height(use, 100));
+    const cut = uses.filter(use => {
+        const [own, all] = [use, use.ownerSVGElement].map(shape => shape.getBoundingClientRect());
+        return own.left < all.left || own.right > all.right;
+    }).length;
     const words = svgs.flatMap(svg => found(svg, 'text')).filter(text => text.textContent.trim())
         .map(text => height(text, parseFloat(getComputedStyle(text).fontSize)));
     return {
-        glyphs, words, raster: found(document, '.bd-article img').length,
+        glyphs, words, cut, raster: found(document, '.bd-article img').length,
         unnamed: found(document, '.drawing > svg').filter(svg => !svg.ariaLabel).length,
     };
 }"""
@@ -317,8 +322,8 @@ def test_letters_of_every_figure_can_be_read(made, reader, width):
         glyphs += seen["glyphs"]
         if too_small := [height for height in seen["glyphs"] + seen["words"] if height < 9]:
             reader.note(f"{len(too_small)} letters of {min(too_small):.1f} pixels and more")
-        if seen["raster"] or seen["unnamed"]:
-            reader.note(f"not drawn: {seen['raster']}, without a name: {seen['unnamed']}")
+        if wrong := {what: seen[what] for what in ("cut", "raster", "unnamed") if seen[what]}:
+            reader.note(f"letters that are cut off, images, drawings without a name: {wrong}")
     assert glyphs
 
 

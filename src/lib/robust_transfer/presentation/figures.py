@@ -230,7 +230,7 @@ def beliefs(
         axis.set(title=mathtext(label), ylim=(-0.02, 1.02))
     figure.supxlabel(xlabel)
     axes[0, 0].set_ylabel("probability")
-    shared_legend(figure, "upper center", 5)
+    shared_legend(figure, "upper center", 4)
     return figure
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from pandas.api.typing import DataFrameGroupBy
 
 from robust_transfer.evaluation.intervals import with_interval
-from robust_transfer.presentation.figures import INK, PALETTE, subplots
+from robust_transfer.presentation.figures import INK, PALETTE, shared_legend, subplots
 from robust_transfer.presentation.tables import percent, show
 from robust_transfer.records.store import Store
 
@@ -200,7 +200,7 @@ def race(parts: Parts, work: str = "PGD-7") -> Figure:
                 spread = [[middle - row["slowest"]], [row["fastest"] - middle]]
                 axis.barh(row["name"], middle, xerr=spread, ecolor=INK, color=ROLES[row["role"]])
         axis.set_xlabel(f"{work}, images/s")
-        axis.legend()
+    shared_legend(figure, "upper right", 2)
     return figure
 
 
@@ -214,7 +214,7 @@ def growth(parts: Parts, what: str, scale: str = "linear") -> Figure:
         axis.set_xticks(rows["x"], rows["x"])
         axis.minorticks_off()
         axis.set(xlabel=what, ylabel="milliseconds an image", ylim=(0, None))
-        axis.legend()
+    shared_legend(figure, "upper right", 2)
     return figure
 
 
