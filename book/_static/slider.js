@@ -104,7 +104,7 @@
     made.place = add(box, "div", { role: "group", "aria-label": "attacked images along ε" });
     build();
     show();
-    box.querySelector("img").hidden = true;
+    box.querySelector(".drawing").remove();
   }
 
   begin().catch(console.error); // the static figure stays

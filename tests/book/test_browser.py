@@ -259,7 +259,7 @@ def test_every_live_cell_gives_the_same_in_the_page_as_in_jupyter(made, reader):
 
 def test_pointing_at_a_heatmap_tells_and_leads_to_the_network(made, reader):
     page = reader.open(page_with(made.html, TABLE))
-    expect(page.locator("div.chart img")).to_be_hidden()
+    expect(page.locator("div.chart .drawing")).to_have_count(0)
     cell = page.locator("div.chart [aria-roledescription='text mark'] >> nth=0")
     cell.hover()
     said = page.locator("#vg-tooltip-element")
@@ -395,3 +395,71 @@ def luminance(colour: str) -> float:
     shares = (int(part) / 255 for part in re.findall(r"\d+", colour)[:3])
     linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
     return sum(w * part for w, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+FIGURES = """() => {
+    const found = (root, what) => [...root.querySelectorAll(what)];
+    const svgs = found(document, '.bd-article svg').filter(svg => svg.checkVisibility());
+    const height = (shape, own) => Math.hypot(shape.getScreenCTM().a, shape.getScreenCTM().b) * own;
+    const uses = svgs.flatMap(svg => found(svg, 'use'))
+        .filter(use => use.href.baseVal.includes('DejaVu'));
+    const glyphs = uses.map(use => height(use, 100));
+    const cut = uses.filter(use => {
+        const [own, all] = [use, use.ownerSVGElement].map(shape => shape.getBoundingClientRect());
+        return own.left < all.left || own.right > all.right;
+    }).length;
+    const words = svgs.flatMap(svg => found(svg, 'text')).filter(text => text.textContent.trim())
+        .map(text => height(text, parseFloat(getComputedStyle(text).fontSize)));
+    return {
+        glyphs, words, cut, raster: found(document, '.bd-article img').length,
+        unnamed: found(document, '.drawing > svg').filter(svg => !svg.ariaLabel).length,
+    };
+}"""
+"""Heights in pixels of what is written in a page's figures: a glyph of Matplotlib's is 100 high."""
+
+
+@pytest.mark.parametrize("width", [DESK, TELEPHONE])
+def test_letters_of_every_figure_can_be_read(made, reader, width):
+    reader.page.set_viewport_size({"width": width, "height": 800})
+    glyphs = []
+    for name in pages(made.html):
+        seen = reader.open(name).evaluate(FIGURES)
+        glyphs += seen["glyphs"]
+        if too_small := [height for height in seen["glyphs"] + seen["words"] if height < 9]:
+            reader.note(f"{len(too_small)} letters of {min(too_small):.1f} pixels and more")
+        if wrong := {what: seen[what] for what in ("cut", "raster", "unnamed") if seen[what]}:
+            reader.note(f"letters that are cut off, images, drawings without a name: {wrong}")
+    assert glyphs
+
+
+INKS = """() => {
+    const style = (what, part) => [...document.querySelectorAll(what)]
+        .map(shape => getComputedStyle(shape)[part]);
+    return {
+        inks: [...new Set([
+            ...style('.drawing [style*="fill: currentColor"]', 'fill'),
+            ...style('.drawing [style*="stroke: currentColor"]', 'stroke'),
+            ...style('.vega-embed .role-axis text', 'fill'),
+        ])],
+        grounds: [...new Set([
+            ...style('.drawing > svg > g > g:first-child > path', 'fill'),
+            ...style('.vega-embed svg.marks', 'backgroundColor'),
+        ])],
+        page: style('body', 'backgroundColor')[0],
+    };
+}"""
+"""Colours of letters and lines in figures and charts, behind them, and behind the page."""
+
+
+@pytest.mark.parametrize("schemes", [("light", "dark"), ("dark", "light")])
+def test_figures_take_ink_and_ground_from_the_theme(made, browser, schemes):
+    page = browser.new_context(color_scheme=schemes[0]).new_page()
+    page.goto(f"{made.html.as_uri()}/{page_with(made.html, TABLE)}")
+    expect(page.locator(".vega-embed svg.marks")).to_be_visible()
+    for scheme in schemes:  # the second one as the theme's button sets it
+        page.evaluate("scheme => document.documentElement.dataset.theme = scheme", scheme)
+        seen = page.evaluate(INKS)
+        (ink,), ground = seen["inks"], luminance(seen["page"])  # one for all
+        assert {*seen["grounds"]} == {"none", "rgba(0, 0, 0, 0)"}
+        low, high = sorted((luminance(ink), ground))
+        assert (high + 0.05) / (low + 0.05) >= 4.5 and (ground < 0.5) == (scheme == "dark")

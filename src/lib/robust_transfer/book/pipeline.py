@@ -172,7 +172,7 @@ def publish(profile: experiment.Profile, store: Store) -> list[str]:
         table = ours.drop(columns="label").round(6).to_csv()
         shown, picture = {profile.profile: ours, "paper": theirs}, io.BytesIO()
         drawn = figures.heatmaps(shown, tables.heatmap_blocks("4", theirs))
-        drawn.savefig(picture, dpi=100)
+        drawn.savefig(picture)
         write_atomically(target / "figure4.png", picture.getvalue())
         write_atomically(target / experiment.TABLE, table.encode())
     return missing

@@ -14,7 +14,7 @@ from robust_transfer.presentation import charts
 from robust_transfer.presentation.figures import RED
 from robust_transfer.presentation.tables import percent
 
-TILE = alt.Step(46), alt.Step(22)
+TILE = alt.Step(45), alt.Step(22)
 """Width and height of a heatmap's tiles in pixels; two panels fit a page, one a telephone."""
 POINTED = "#e7298a"
 """Frame of the network pointed at, in a colour far from all of the heatmap's and from its lines."""
@@ -85,7 +85,7 @@ def _panel(
     )
     numbers = base.mark_text(fontSize=10, cursor="pointer").encode(
         alt.Text("share:Q", format=".2f"),
-        color=alt.condition("datum.share > 0.5", alt.value("black"), alt.value("white")),
+        color=alt.condition("datum.share > 0.47", alt.value("black"), alt.value("white")),
     )
     starts = list(accumulate(map(len, blocks[:-1])))
     names, columns = cells["network"].unique()[starts], cells["column"].unique()[[1, 3]]

@@ -5,7 +5,6 @@ from itertools import chain
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -50,14 +49,13 @@ def heatmaps(tables: dict[str, pd.DataFrame], blocks: list[list[str]]) -> Figure
         column stand its smallest and largest accuracy in percent.
     """
     ids = list(chain(*blocks))
-    size = (5.2 * len(tables), 0.31 * len(ids) + 1.5)
-    figure, axes = figures.subplots(1, len(tables), size)
+    figure, axes = figures.subplots(1, len(tables), 0.27 * len(ids) + 1, sharey=True)
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
         shown = table.loc[ids]
         ends = (100 * shown[list(COLUMNS)].agg(["min", "max"])).items()
-        names = [f"{TITLES[c]}\n{low:.1f}–{high:.1f}%" for c, (low, high) in ends]
+        names = [f"{TITLES[c]}\n{low:.1f}–\n{high:.1f}%" for c, (low, high) in ends]
         _heatmap(axis, normalised(shown), shown["label"], blocks, names, vmin=0, vmax=1)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title)
     return figure
 
 
@@ -65,7 +63,7 @@ def deviations(ours: pd.DataFrame, theirs: pd.DataFrame, blocks: list[list[str]]
     """Heatmap of our accuracy minus the paper's, in percentage points."""
     ids = list(chain(*blocks))
     gaps = 100 * (ours.loc[ids, list(COLUMNS)] - theirs.loc[ids, list(COLUMNS)])
-    figure, ((axis,),) = figures.subplots(1, 1, (6, 0.31 * len(ids) + 1.5))
+    figure, ((axis,),) = figures.subplots(1, 1, 0.27 * len(ids) + 1)
     names = [f"{TITLES[c]}\n{gaps[c].min():+.0f} to {gaps[c].max():+.0f}" for c in COLUMNS]
     style = {"vmin": -100, "vmax": 100, "cmap": "PuOr_r", "fmt": "+.1f"}
     _heatmap(axis, gaps, ours.loc[ids, "label"], blocks, names, **style)
@@ -79,14 +77,13 @@ def _heatmap(
     blocks: Sequence[Sequence[object]],
     names: Sequence[str],
     walls: tuple[int, ...] = (1, 3),
-    size: int = 8,
     **style,
 ) -> None:
     """Draw one panel: rows in ``blocks`` between red lines, columns between ``walls``."""
-    style = {"cmap": "cividis", "fmt": ".2f", "annot_kws": {"size": size}} | style
+    figures.heatmap(axis, values, **{"fmt": ".2f"} | style)
     rows = [figures.mathtext(label) for label in labels]
-    sns.heatmap(values, annot=True, cbar=False, yticklabels=rows, ax=axis, **style)
-    axis.set_xticks(np.arange(len(names)) + 0.5, names, fontsize=min(size, 9), rotation=0)
+    axis.set_yticks(np.arange(len(rows)) + 0.5, rows, fontsize=10, rotation=0)
+    axis.set_xticks(np.arange(len(names)) + 0.5, names, rotation=0)
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
     axis.set(xlabel="", ylabel="")
@@ -105,10 +102,12 @@ def survival(tables: dict[str, pd.DataFrame]) -> Figure:
         One panel per table, with a line for each training in ``SURVIVAL`` and, dashed, what
         training against PGD without a source gives.
     """
-    figure, axes = figures.subplots(1, len(tables), (3.1 * len(tables), 3.6), sharey=True)
+    figure, axes = figures.subplots(1, len(tables), 3.6, sharey=True)
     for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
         scratch = 100 * table.loc["pgd", "wb_pgd"]
-        axis.axhline(scratch, color="0.4", linestyle="--", label="no source,\ntrained against PGD")
+        axis.axhline(
+            scratch, color=figures.INK, linestyle="--", label="no source,\ntrained against PGD"
+        )
         for (source, target), label in SURVIVAL.items():
             found = [100 * table.loc[f"{source}-{target}-{s}", "wb_pgd"] for s in STRATEGIES]
             style = "o-" if source == "pgd" else "s:"
@@ -122,15 +121,16 @@ def survival(tables: dict[str, pd.DataFrame]) -> Figure:
 
 def scatter(ours: pd.DataFrame, theirs: pd.DataFrame) -> Figure:
     """Our accuracy against the paper's, a panel per column, a point per network."""
-    figure, axes = figures.subplots(1, len(COLUMNS), (12, 3), sharex=True, sharey=True)
+    figure, axes = figures.subplots(1, len(COLUMNS), 2.3, sharex=True, sharey=True)
     for axis, column in zip(axes[0], COLUMNS, strict=True):
-        axis.plot((0, 100), (0, 100), color="0.7", linewidth=1)
+        axis.plot((0, 100), (0, 100), color=figures.GREY, linewidth=1)
         for defence, group in ours.groupby("target"):
             x, y = 100 * theirs.loc[group.index, column], 100 * group[column]
             axis.scatter(x, y, s=16, color=figures.COLOURS[defence], label=DEFENCES[defence])
-        axis.set(title=NAMES[column], xlabel="paper (%)", aspect="equal")
+        axis.set(title=TITLES[column], aspect="equal")
     axes[0, 0].set_ylabel("ours (%)")
-    axes[0, -1].legend(title="target trained", fontsize=7, title_fontsize=7)
+    figure.supxlabel("paper (%)")
+    figures.shared_legend(figure, "upper center", 4)
     return figure
 
 
@@ -144,38 +144,41 @@ def scheme(table: Sequence[Network]) -> Figure:
     pairs = list(dict.fromkeys((n.source, n.target) for n in table if n.role == "transfer"))
     baselines = [n.target for n in table if n.role == "baseline"]
     rows = len(pairs) + len(baselines)
-    figure, ((axis,),) = figures.subplots(1, 1, (9, 0.52 * rows))
+    figure, ((axis,),) = figures.subplots(1, 1, 0.55 * rows)
     axis.set(xlim=(-0.1, 9.1), ylim=(rows - 0.4, -1.2))
     axis.set_axis_off()
     heights = dict(zip(sources, np.linspace(0.8, len(pairs) - 1.8, len(sources)), strict=True))
     for defence, y in heights.items():
         _box(axis, 0, y, f"R<sub>{defence}</sub>", "#f4c6d7")
     for y, (source, target) in enumerate(pairs):
-        _box(axis, 3.6, y, f"R<sub>{source}→{target}</sub>  1, 18, 56", "#cfe3f5")
-        _arrow(axis, (1.7, heights[source]), (3.6, y), figures.COLOURS[source])
+        _box(axis, 3.1, y, f"R<sub>{source}→{target}</sub>  1, 18, 56", "#cfe3f5", 2.7)
+        _arrow(axis, (1.7, heights[source]), (3.1, y), figures.COLOURS[source])
     for y, defence in enumerate(baselines, start=len(pairs)):
-        _box(axis, 3.6, y, f"R<sub>{defence}</sub>", "#dff0d8")
+        _box(axis, 3.1, y, f"R<sub>{defence}</sub>", "#dff0d8", 2.7)
     measured = {"natural accuracy": -2.5, "white-box\nFGSM, PGD": -0.5, "black-box\nFGSM, PGD": 1.5}
     for text, y in measured.items():
         _box(axis, 7.3, rows / 2 + y, text, "#eeeeee")
     _box(axis, 7.3, rows - 1, "surrogate", "#f5e6c8")
-    _arrow(axis, (8.15, rows - 1.4), (8.15, rows / 2 + 1.9), "0.3")
-    axis.plot((5.4, 5.5, 5.5, 5.4), (-0.3, -0.3, rows - 0.7, rows - 0.7), color="0.3", lw=1.3)
+    _arrow(axis, (8.15, rows - 1.4), (8.15, rows / 2 + 1.9))
+    axis.plot((5.9, 6, 6, 5.9), (-0.3, -0.3, rows - 0.7, rows - 0.7), color=figures.INK, lw=1.3)
     for y in measured.values():
-        _arrow(axis, (5.5, rows / 2 - 0.5), (7.3, rows / 2 + y), "0.3")
+        _arrow(axis, (6, rows / 2 - 0.5), (7.3, rows / 2 + y))
     source, target = sources["nat"].config.dataset, table[-1].config.dataset
-    for x, text in ((0.85, f"sources on {source}"), (2.65, "new head,\nretrain"),
+    for x, text in ((0.85, f"sources on {source}"), (2.4, "new head,\nretrain"),
                     (4.45, f"targets on {target}"), (8.15, "evaluation")):  # fmt: skip
-        axis.text(x, -0.85, text, ha="center", va="center", fontsize=9, style="italic")
-    axis.text(3.4, rows - 2.5, "from\nscratch", ha="right", va="center", fontsize=9, style="italic")
+        axis.text(x, -0.85, text, ha="center", va="center", style="italic")
+    axis.text(2.9, rows - 2.5, "from\nscratch", ha="right", va="center", style="italic")
     return figure
 
 
-def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], colour) -> None:
+def _arrow(
+    axis: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = figures.INK
+) -> None:
     axis.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.3})
 
 
-def _box(axis: Axes, x: float, y: float, text: str, colour: str) -> None:
-    style = {"boxstyle": "round,pad=0.03", "fc": colour, "ec": "0.4"}
-    axis.add_patch(FancyBboxPatch((x, y - 0.33), 1.7, 0.66, **style))
-    axis.text(x + 0.85, y, figures.mathtext(text), ha="center", va="center", fontsize=9)
+def _box(axis: Axes, x: float, y: float, text: str, colour: str, width: float = 1.7) -> None:
+    style = {"boxstyle": "round,pad=0.03", "fc": colour, "ec": figures.GREY}
+    axis.add_patch(FancyBboxPatch((x, y - 0.33), width, 0.66, **style))
+    style = {"ha": "center", "va": "center", "color": "black"}  # on the box, in either theme
+    axis.text(x + width / 2, y, figures.mathtext(text), **style)

@@ -4,18 +4,25 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robust_transfer.myakala2022 import printed
 from robust_transfer.myakala2022.experiment import DESIGNS, FINE_TUNINGS, by_task, words
 from robust_transfer.myakala2022.measured import MeasuredCell
-from robust_transfer.presentation.figures import shared_legend, small_multiples, subplots
+from robust_transfer.presentation.figures import (
+    GREY,
+    INK,
+    PALETTE,
+    heatmap,
+    shared_legend,
+    small_multiples,
+    subplots,
+)
 from robust_transfer.presentation.tables import epsilon_words
 
-STRATEGY_COLOURS = dict(zip(FINE_TUNINGS, sns.color_palette("colorblind"), strict=False))
-"""One colour-blind safe colour per strategy."""
+STRATEGY_COLOURS = dict(zip(FINE_TUNINGS, PALETTE, strict=False))
+"""One colour per strategy."""
 HATCHES = dict(zip(FINE_TUNINGS, ("", "//", ".."), strict=True))
 MARKERS = {"": "o", "pretraining": "s", "augmentation": "^"}
 """One marker per technique of the paper's Table II."""
@@ -31,16 +38,16 @@ def figure_1(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> Figure:
     drawn = [cell for group in groups.values() for cell in group]
     names = [(cell.task.replace("/", "\n"), cell.strategy) for cell in drawn]
     rows = pd.MultiIndex.from_tuples(names, names=["task", "strategy"])
-    figure, axes = subplots(1, 1 + len(shown), (3.4 * (1 + len(shown)), 3.2), sharey=True)
+    figure, axes = subplots(1 + len(shown), 1, 2.2 * (1 + len(shown)))
     paper = printed.tables()["pgd"].xs("", level="techniques").unstack("strategy", sort=False)
     _bars(axes[0, 0], paper, pd.DataFrame())
-    axes[0, 0].set_title("paper, ε unstated", fontsize=9)
-    for axis, epsilon in zip(axes[0, 1:], shown, strict=True):
+    axes[0, 0].set_title("paper, ε unstated")
+    for axis, epsilon in zip(axes[1:, 0], shown, strict=True):
         table = pd.DataFrame([cell.by_seed("pgd", epsilon) for cell in drawn]).set_axis(rows)
         _bars(axis, *(table.agg(of, axis=1).unstack(sort=False) for of in ("mean", "std")))
-        axis.set_title(f"ours, ε = {epsilon_words(epsilon)}", fontsize=9)
-    axes[0, 0].set_ylabel("PGD accuracy (%)")
-    axes[0, -1].legend(fontsize=8)
+        axis.set_title(f"ours, ε = {epsilon_words(epsilon)}")
+    figure.supylabel("PGD accuracy (%)")
+    shared_legend(figure, "upper center", 3)
     return figure
 
 
@@ -50,10 +57,10 @@ def _bars(axis: Axes, heights: pd.DataFrame, spread: pd.DataFrame) -> None:
     for index, strategy in enumerate(FINE_TUNINGS):
         axis.bar(
             places + 0.27 * (index - 1), heights.get(strategy, np.nan), 0.25,
-            yerr=spread.get(strategy), capsize=2, color=STRATEGY_COLOURS[strategy],
+            yerr=spread.get(strategy), ecolor=INK, capsize=2, color=STRATEGY_COLOURS[strategy],
             hatch=HATCHES[strategy], edgecolor="white", label=words(strategy),
         )  # fmt: skip
-    axis.set_xticks(places, heights.index, fontsize=8)
+    axis.set_xticks(places, heights.index)
     axis.set_ylim(0, 100)
 
 
@@ -64,7 +71,7 @@ def figure_2(cells: Sequence[MeasuredCell], epsilon: float) -> Figure:
     networks with augmentation; that of pre-trained ones follows from its text on CIFAR-10 alone.
     """
     groups = by_task(cells, least=2) or by_task(cells)
-    figure, axes = subplots(1, len(groups), (3.6 * len(groups), 3.5), sharex=True, sharey=True)
+    figure, axes = subplots(1, len(groups), 3.6, sharex=True, sharey=True)
     for axis, (task, group) in zip(axes[0], groups.items(), strict=True):
         for cell in filter(_in_the_papers_tables, group):
             colour, marker = STRATEGY_COLOURS[cell.strategy], MARKERS["+".join(cell.ordered)]
@@ -74,10 +81,11 @@ def figure_2(cells: Sequence[MeasuredCell], epsilon: float) -> Figure:
             axis.scatter(*printed.of(cell)[["standard", "pgd"]], facecolor="none", **style)
         counterpart = printed.COUNTERPARTS.get(task.split("/")[0])
         note = f"\nhollow: the paper's {counterpart}" if counterpart else ""
-        axis.set_title(task + note, fontsize=8)
-        axis.set(xlabel="standard accuracy (%)", xlim=(0, 100), ylim=(-3, 100))
+        axis.set_title(task + note)
+        axis.set(xlim=(0, 100), ylim=(-3, 100))
+    figure.supxlabel("standard accuracy (%)")
     axes[0, 0].set_ylabel(f"PGD accuracy (%), ours at ε = {epsilon_words(epsilon)}")
-    axes[0, 0].legend(fontsize=7, loc="upper left")
+    shared_legend(figure, "upper center", 3)
     return figure
 
 
@@ -94,7 +102,7 @@ def budget_curves(cells: Sequence[MeasuredCell], attack: str) -> Figure:
     groups = by_task(filter(_in_the_papers_tables, cells))
     labels = ("ε in 255ths", f"{attack.upper()} accuracy (%)")
     columns = min(2, len(groups))
-    figure, axes = small_multiples(len(groups), columns, (4.6, 2.7), labels, sharex=True)
+    figure, axes = small_multiples(len(groups), columns, 2.5, labels, sharex=True)
     for axis, (task, group) in zip(axes, groups.items(), strict=True):
         for cell in group:
             table, technique = cell.by_budget(attack), "+".join(cell.ordered)
@@ -103,7 +111,7 @@ def budget_curves(cells: Sequence[MeasuredCell], attack: str) -> Figure:
             style = {"linestyle": DASHES[technique], "marker": MARKERS[technique], "ms": 4}
             axis.plot(sizes, mean, color=colour, label=cell.label, **style)
             axis.fill_between(sizes, mean - sd, mean + sd, alpha=0.15, linewidth=0, color=colour)
-        axis.set_title(task, fontsize=9)
+        axis.set_title(task)
         axis.set_ylim(bottom=0)
     shared_legend(figure, "upper center", 3)
     return figure
@@ -117,8 +125,8 @@ def gains(effects: pd.DataFrame) -> Figure:
     """
     techniques = list(dict.fromkeys(effects["technique"]))
     rows = max(1, len(techniques))  # a study may have none
-    figure, ((axis,),) = subplots(1, 1, (7, 0.9 * rows + 1))
-    axis.axvline(0, color="0.7", linewidth=1)
+    figure, ((axis,),) = subplots(1, 1, 0.9 * rows + 1)
+    axis.axvline(0, color=GREY, linewidth=1)
     shifts = np.linspace(-0.27, 0.27, 4)
     for strategy, marker, shift in zip((*FINE_TUNINGS, "all"), "osD^", shifts, strict=True):
         part = effects[effects["strategy"] == words(strategy)]
@@ -126,7 +134,7 @@ def gains(effects: pd.DataFrame) -> Figure:
         ends = (part["gain"] - part["low"], part["high"] - part["gain"])
         axis.errorbar(
             part["gain"], heights, xerr=ends, fmt=marker, capsize=2, ms=5,
-            color=STRATEGY_COLOURS.get(strategy, "0.2"), label=words(strategy),
+            color=STRATEGY_COLOURS.get(strategy, INK), label=words(strategy),
         )  # fmt: skip
     axis.set_yticks(range(len(techniques)), techniques)
     axis.set(xlabel="gain in percentage points", ylim=(rows - 0.5, -0.5))
@@ -136,15 +144,12 @@ def gains(effects: pd.DataFrame) -> Figure:
 
 def confusions(counts: Mapping[str, pd.DataFrame]) -> Figure:
     """Confusion matrices side by side, in percent of each true class."""
-    figure, axes = subplots(1, len(counts), (4.3 * len(counts), 4.1), sharey=True)
+    figure, axes = subplots(1, len(counts), 3.7, sharey=True)
     for axis, (title, table) in zip(axes[0], counts.items(), strict=True):
         shares = 100 * table.div(table.sum(axis=1).clip(lower=1), axis=0)
-        sns.heatmap(
-            shares, vmin=0, vmax=100, cmap="cividis", annot=len(table) <= 12, fmt=".0f",
-            cbar=False, annot_kws={"size": 7}, ax=axis,
-        )  # fmt: skip
-        axis.set_title(title, fontsize=9)
-        axis.tick_params(labelsize=8)
+        few = len(table) <= 12
+        heatmap(axis, shares, vmin=0, vmax=100, annot=few, fmt=".0f", rasterized=not few)
+        axis.set_title(title)
     return figure
 
 
@@ -154,12 +159,13 @@ def flows(parts: Mapping[str, pd.DataFrame]) -> Figure:
     Args:
         parts: task → of ``layers.get_or_measure``.
     """
-    figure, axes = subplots(1, 2, (8, 3), sharex=True)
+    figure, axes = subplots(1, 2, 3, sharex=True)
     titles = {"gradient": "‖∂J/∂θ‖ / ‖θ‖ before", "moved": "‖θ − θ₀‖ / ‖θ₀‖ after"}
     for axis, (column, title) in zip(axes[0], titles.items(), strict=True):
         for (task, table), marker in zip(parts.items(), "osD^vP*X", strict=False):
             axis.plot(table.index, table[column], marker=marker, label=task)
-        axis.set_title(title, fontsize=9)
+        axis.set_title(title)
         axis.set_yscale("log")
-    shared_legend(figure, "upper center", len(parts))
+        axis.tick_params("y", which="both", labelsize=10)  # for the exponents
+    shared_legend(figure, "upper center", 2)
     return figure

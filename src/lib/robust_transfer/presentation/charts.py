@@ -5,16 +5,13 @@ In the built book a script draws the chart in place of its twin; without scripts
 the twin stays. There, the chart alone is ``heatmaps(…).chart``.
 """
 
-import base64
-import html
-import io
 import json
 import re
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import altair as alt
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from robust_transfer.evaluation.intervals import wilson
@@ -37,14 +34,11 @@ class Interactive:
     alt_text: str
 
     def _repr_html_(self) -> str:
-        image = io.BytesIO()
-        self.twin.savefig(image, format="png", dpi=100)
-        source = f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
         spec = self.chart.to_dict() | {"description": self.alt_text}
         island = json.dumps(spec).replace("</", r"<\/")  # nothing in it may end the script
         return (
             f'<div class="chart" tabindex="0" role="group" aria-label="chart">'
-            f'<img src="{source}" alt="{html.escape(self.alt_text)}">'
+            f"{figures.inline(figures.svg(self.twin), self.alt_text)}"
             f'<script type="application/json">{island}</script></div>'
         )
 
@@ -74,9 +68,9 @@ def accuracy_curves(
         for strength, accuracy in curves[label].items()
     ]
     names = [spaced(label) for label in curves]
-    colours = sns.color_palette("colorblind", len(names)).as_hex()
+    colours = [*islice(cycle(figures.PALETTE), len(names))]
     chosen = alt.selection_point("chosen", fields=["network"], bind="legend")
-    scale = alt.Scale(domain=names, range=list(colours))
+    scale = alt.Scale(domain=names, range=colours)
     said = ["network", alt.Tooltip("strength", title=xlabel)]
     said += [alt.Tooltip("shown", title="accuracy"), "interval", "record"]
     chart = (
@@ -106,5 +100,5 @@ def interval(low: float, high: float, n: int) -> str:
 
 
 def styled(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
-    """On white in either theme, as static figures are, and in letters that can be read."""
-    return chart.configure(background="white").configure_axis(labelFontSize=11, titleFontSize=12)
+    """In letters that can be read; charts.js gives the colours of the page."""
+    return chart.configure_axis(labelFontSize=11, titleFontSize=12)

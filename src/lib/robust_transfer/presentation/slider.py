@@ -5,8 +5,6 @@ clean ones. ``book/_static/slider.js`` draws them; without scripts a static figu
 """
 
 import base64
-import html
-import io
 import json
 import textwrap
 import zlib
@@ -39,12 +37,9 @@ class Slider:
     alt_text: str
 
     def _repr_html_(self) -> str:
-        image = io.BytesIO()
-        self.twin.savefig(image, format="png", dpi=100)
-        source = f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
         island = json.dumps(self.content).replace("</", r"<\/")  # nothing in it may end the script
         return (
-            f'<div class="slider"><img src="{source}" alt="{html.escape(self.alt_text)}">'
+            f'<div class="slider">{figures.inline(figures.svg(self.twin), self.alt_text)}'
             f'<script type="application/json">{island}</script></div>'
         )
 

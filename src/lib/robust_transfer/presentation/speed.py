@@ -9,14 +9,13 @@ from math import sqrt
 from pathlib import Path
 
 import pandas as pd
-import seaborn as sns
 from IPython.display import HTML, Markdown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.api.typing import DataFrameGroupBy
 
 from robust_transfer.evaluation.intervals import with_interval
-from robust_transfer.presentation.figures import subplots
+from robust_transfer.presentation.figures import INK, PALETTE, shared_legend, subplots
 from robust_transfer.presentation.tables import percent, show
 from robust_transfer.records.store import Store
 
@@ -28,7 +27,7 @@ CHANGED = "+{gained}\xa0−{lost}"
 """How a row's speed is written, and how many images another attack gained and lost."""
 Parts = dict[str, dict]
 """What every kind of device found on a question."""
-PALETTE = dict(zip(("textbook", "ours", "peer"), sns.color_palette("colorblind"), strict=False))
+ROLES = dict(zip(("textbook", "ours", "peer"), PALETTE, strict=False))
 
 
 def load_measured(folder: str, store: Store) -> dict[str, Parts]:
@@ -196,12 +195,12 @@ def race(parts: Parts, work: str = "PGD-7") -> Figure:
             middle = row["images_per_second"]
             if row["role"] == "bound":
                 style = "--" if "bf16" in row["name"] else ":"
-                axis.axvline(middle, color="0.2", linestyle=style, label=row["name"])
+                axis.axvline(middle, color=INK, linestyle=style, label=row["name"])
             else:
                 spread = [[middle - row["slowest"]], [row["fastest"] - middle]]
-                axis.barh(row["name"], middle, xerr=spread, color=PALETTE[row["role"]])
+                axis.barh(row["name"], middle, xerr=spread, ecolor=INK, color=ROLES[row["role"]])
         axis.set_xlabel(f"{work}, images/s")
-        axis.legend(fontsize=8)
+    shared_legend(figure, "upper right", 2)
     return figure
 
 
@@ -215,14 +214,14 @@ def growth(parts: Parts, what: str, scale: str = "linear") -> Figure:
         axis.set_xticks(rows["x"], rows["x"])
         axis.minorticks_off()
         axis.set(xlabel=what, ylabel="milliseconds an image", ylim=(0, None))
-        axis.legend(fontsize=8)
+    shared_legend(figure, "upper right", 2)
     return figure
 
 
 def _panels(parts: Parts) -> tuple[Figure, list[tuple[Axes, dict]]]:
     """A figure with a panel for every device, and what is to be drawn on each."""
     titles = list(parts) or ["not measured yet"]
-    figure, (axes,) = subplots(1, len(titles), (7 * len(titles), 3.4), layout="tight")
-    for axis, title in zip(axes, titles, strict=True):
+    figure, axes = subplots(len(titles), 1, 3.4 * len(titles))
+    for axis, title in zip(axes[:, 0], titles, strict=True):
         axis.set_title(title)
-    return figure, list(zip(axes, parts.values(), strict=False))
+    return figure, list(zip(axes[:, 0], parts.values(), strict=False))
