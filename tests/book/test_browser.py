@@ -346,7 +346,7 @@ def test_dragging_epsilon_by_keyboard_shows_the_attacked_image_and_what_networks
     box = reader.open(page_with(made.html, SLIDER)).locator("div.slider")
     data = json.loads(box.locator("script").text_content())
     epsilon, attacked = box.get_by_role("slider", name="ε"), box.locator("canvas").last
-    expect(box.locator("img")).to_be_hidden()
+    expect(box.locator(".drawing")).to_have_count(0)
     clean = attacked.evaluate("canvas => canvas.toDataURL()")
     box.get_by_label("made against the network").select_option("trained against PGD")
     epsilon.press("ArrowRight")
@@ -370,7 +370,7 @@ def test_without_scripts_the_figure_to_drag_is_a_still_one(made, browser):
     page = browser.new_context(java_script_enabled=False).new_page()
     page.goto(f"{made.html.as_uri()}/{page_with(made.html, SLIDER)}")
     box = page.locator("div.slider")
-    expect(box.locator("img")).to_be_visible()
+    expect(box.locator(".drawing")).to_be_visible()
     assert box.locator("canvas").count() == 0
 
 
@@ -444,6 +444,7 @@ INKS = """() => {
         grounds: [...new Set([
             ...style('.drawing > svg > g > g:first-child > path', 'fill'),
             ...style('.vega-embed svg.marks', 'backgroundColor'),
+            ...style('.bd-article .cell_output .text_html', 'backgroundColor'),
         ])],
         page: style('body', 'backgroundColor')[0],
     };

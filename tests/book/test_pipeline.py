@@ -69,7 +69,9 @@ def test_both_papers_are_trained_and_evaluated(made):
     assert len(strong & grid) == 28  # all but the surrogate
     configs = [config for cell in cells(made.study) for config in cell.configs]
     sources = {folder_name(config.source) for config in configs if config.source}
-    measured = [path.parent.name for path in made.results.glob("*/budgets-*.json")]
+    budgets = [path.parent.name for path in made.results.glob("*/budgets-*.json")]
+    assert len({*budgets} & grid) == 25
+    measured = [name for name in budgets if name not in grid]
     assert len(measured) == 5 * made.study.repeats and len(sources) == 2  # cells by repeats
     trained = {*weights(made.results)}
     assert trained >= grid | {*measured} | sources
@@ -205,7 +207,7 @@ def test_table_1_is_published_once_nothing_is_missing(tmp_path, monkeypatch):
     (own,), (published,) = store.root.glob(name), table.parent.glob(name)
     published.unlink()
     away = own.rename(tmp_path / own.name)
-    assert pipeline.publish(profile, store) == ["strong attacks on pgd"] and not table.exists()
+    assert pipeline.publish(profile, store) == ["strong of pgd"] and not table.exists()
     away.rename(own)
     assert pipeline.publish(profile, store) == [] and table.exists()
 

@@ -49,7 +49,7 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     trained, data, fine_tuned = origins(records), fingerprints(own), origins(of_study)
     ours = tables.results(own)
     parts = {
-        "answer": f"<p><strong>{answer.short(ours)}</strong></p>",
+        "answer": "<p><strong>{}</strong> {}</p>".format(*answer.short(ours)),
         "sure": f"<p>{answer.sure(own, again, profile)}</p>",
         "cost": show(answer.cost(own), "cost").data,
         "models": cards(own),

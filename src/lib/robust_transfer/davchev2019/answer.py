@@ -34,8 +34,8 @@ def degree(share: float) -> str:
     return next(name for most, name in DEGREES.items() if share < most)
 
 
-def short(ours: pd.DataFrame) -> str:
-    """The answer in two sentences, for the front page.
+def short(ours: pd.DataFrame) -> tuple[str, str]:
+    """The answer for the front page: in one sentence, and the numbers that it is made from.
 
     Args:
         ours: accuracies as made by ``tables.results``, of one seed.
@@ -49,10 +49,11 @@ def short(ours: pd.DataFrame) -> str:
     )
     return (
         f"If the new task is learnt without attacks, {first} survives while the old network stays "
-        f"as it was{more}: of the robustness that training against PGD on the new task gives, a "
-        f"robust source keeps {found}. If the new task is learnt against PGD in every layer, "
-        f"{robust} of the images withstand PGD after a robust source, {natural} after a natural "
-        f"one and {scratch} without a source."
+        f"as it was{more}.",
+        f"Of the robustness that training against the attack (PGD) on the new task gives, a robust "
+        f"source keeps {found}. If the new task is learnt against the attack in every layer, "
+        f"{robust} of the images withstand it after a robust source, {natural} after a natural one "
+        f"and {scratch} without a source.",
     )
 
 
