@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -23,7 +22,6 @@ from robust_transfer.files import lock, write_atomically, write_sealed
 from robust_transfer.myakala2022.experiment import STUDY_TABLE, Study, cells
 from robust_transfer.myakala2022.measured import MeasuredCell, Repeat, measurements
 from robust_transfer.records.store import RECORD, WEIGHTS, Record, Store, folder_name
-from robust_transfer.training.engine import cores
 
 STUDY = ("06_study", "07_forensics")
 """Run at the scale of a study."""
@@ -60,28 +58,10 @@ def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
     study_runner.announce(also)
     special = dict.fromkeys(STUDY, second)
     special |= dict.fromkeys(DEMONSTRATIONS, where | {"profile": "smoke"})
-    whole = not runner.missing(needed) and not study_runner.missing(also)
     with lock(paths.EXECUTED):  # two pipelines would write the same pages
-        names = [path.stem for path in sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))]
-        # what is to be trained is trained by the first notebook that asks, with all cores
-        side_by_side([(n, special.get(n, first)) for n in names], cores() if whole else 1)
+        for path in sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+            execute(path.stem, special.get(path.stem, first))
         return build(protocol, runner.store, study, study_runner.store)
-
-
-def side_by_side(notebooks: list[tuple[str, dict[str, object]]], workers: int) -> None:
-    """Execute notebooks, each with its parameters, in order, so many of them at once.
-
-    Raises:
-        papermill.PapermillExecutionError: a cell failed; notebooks under way are finished first.
-    """
-    with ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(execute, *notebook) for notebook in notebooks]
-        try:
-            for job in jobs:
-                job.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def execute(name: str, parameters: dict[str, object]) -> None:
