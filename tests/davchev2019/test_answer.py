@@ -19,6 +19,11 @@ def test_shares_are_of_what_training_against_pgd_on_the_target_gives():
     assert kept == pytest.approx({"head": 0.75, "stage3": 0.5, "all": 0.0})
 
 
+def test_a_tiny_run_has_an_answer_too():
+    assert set(answer.kept(ours(pgd=0.0, pgd_nat_head=0.1)).values()) == {0.0}
+    assert answer.degree(3.0) == "all"
+
+
 def test_words_follow_the_numbers():
     little, found = answer.short(
         ours(pgd=0.4, pgd_nat_head=0.1, pgd_nat_stage3=0.05, pgd_nat_all=0.0)

@@ -17,6 +17,7 @@ from robust_transfer.davchev2019.runs import Run
 from robust_transfer.davchev2019.tables import LAST
 from robust_transfer.evaluation.accuracies import COLUMNS, NAMES, STRONG, Evaluation
 from robust_transfer.myakala2022.experiment import Study, cells
+from robust_transfer.presentation.figures import svg
 from robust_transfer.presentation.tables import (
     as_html,
     describe_attack,
@@ -65,7 +66,7 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     survival = figures.survival({"this book": ours, "the paper": tables.paper()})
     drawings = {"figure1": figures.scheme(networks), "survival": survival}
     for name, drawing in drawings.items():
-        drawing.savefig(paths.GENERATED / f"{name}.svg", metadata={"Date": None})
+        (paths.GENERATED / f"{name}.svg").write_text(svg(drawing), encoding="utf-8")
 
 
 def cards(own: list[Run]) -> str:

@@ -108,10 +108,15 @@ def gap(pair: Pair, percent: Percentages) -> float:
 def phrase(pair: Pair, relation: str, labels: Mapping[str, str]) -> str:
     """Two quantities and what they are to each other, for readers."""
     first, second = (part.name(labels) for part in pair)
-    columns = [NAMES.get(part.column, part.column) for part in pair]
+    columns = [called(part.column) for part in pair]
     if pair[0].column == pair[1].column:
         return f"{first} {relation} {second} in {columns[0]}"
     return f"{first} in {columns[0]} {relation} {second} in {columns[1]}"
+
+
+def called(column: str) -> str:
+    """A column's name for readers; those of the second paper have no other."""
+    return NAMES.get(column, column)
 
 
 def basis(pairs: tuple[Pair, ...]) -> tuple[Accuracy, ...]:

@@ -22,7 +22,6 @@ from robust_transfer.claims import outcome, quantities
 from robust_transfer.claims.outcome import Finding, combine, holds
 from robust_transfer.claims.quantities import Accuracy, Pair, Percentages
 from robust_transfer.claims.reproduction import Reproduction
-from robust_transfer.evaluation.accuracies import NAMES
 from robust_transfer.evaluation.intervals import Interval, signed, with_interval
 
 
@@ -141,8 +140,8 @@ class AtMost:
 
     def finding(self, reproduction: Reproduction) -> Finding:
         accuracy = Accuracy(self.network, self.column)
-        name = NAMES.get(self.column, self.column)
-        said = f"{reproduction.labels[self.network]} at most {self.bound:g} % in {name}"
+        name, column = reproduction.labels[self.network], quantities.called(self.column)
+        said = f"{name} at most {self.bound:g} % in {column}"
         if not reproduction.has(accuracy):
             return Finding(said, outcome.UNTESTED, "not measured")
         value = reproduction.means(accuracy)[accuracy]

@@ -8,30 +8,31 @@ from robust_transfer.davchev2019 import catalogue, comparison, experiment, runs,
 from robust_transfer.davchev2019.experiment import COMPARED, Profile
 from robust_transfer.davchev2019.runs import Run
 from robust_transfer.evaluation.accuracies import NAMES, STRONG
-from robust_transfer.evaluation.intervals import Interval, with_interval
 from robust_transfer.networks.transfer import STRATEGIES
 from robust_transfer.presentation.tables import percent
 from robust_transfer.runner import count_batches
 from robust_transfer.training.loop import TrainingConfig
 
-DEGREES = {0.05: "almost nothing", 0.4: "a little", 0.7: "a good part", 0.95: "most", 2: "all"}
-"""A share of robustness kept, up to so much → how it is called."""
+DEGREES = {0.05: "almost nothing", 0.4: "a little", 0.7: "a good part", 0.95: "most"}
+"""A share of robustness kept, up to so much → how it is called; from there on it is all."""
 RETRAINED = {"head": "a new head alone", "stage3": "the last stage too", "all": "every layer"}
 """What a strategy trains on the target, for readers."""
 
 
-def kept(ours: pd.DataFrame, column: str = "wb_pgd") -> dict[str, float]:
+def kept(ours: pd.DataFrame) -> dict[str, float]:
     """Per strategy, the share that a robust source keeps once it is retrained naturally.
 
-    Of what training against PGD on the target itself gives: 1 is as robust as that.
+    Of what training against PGD on the target itself gives: 1 is as robust as that; where that
+    gives nothing, nothing is kept of it.
     """
-    whole = ours.loc["pgd", column]
-    return {s: float(ours.loc[f"pgd-nat-{s}", column] / whole) for s in STRATEGIES}
+    whole = ours.loc["pgd", "wb_pgd"]
+    left = {s: ours.loc[f"pgd-nat-{s}", "wb_pgd"] for s in STRATEGIES}
+    return {strategy: float(share / whole) if whole else 0.0 for strategy, share in left.items()}
 
 
 def degree(share: float) -> str:
     """How a share of robustness kept is called."""
-    return next(name for most, name in DEGREES.items() if share < most)
+    return next((name for most, name in DEGREES.items() if share < most), "all")
 
 
 def short(ours: pd.DataFrame) -> tuple[str, str]:
@@ -63,9 +64,10 @@ def sure(own: list[Run], again: list[Run], shown: Profile) -> str:
     here = comparison.reproduction(own + again)
     labels = [here.labels[name] for name in headline]
     hard = _difference(here, *headline, STRONG)
-    others = {name: of for name, of in elsewhere(shown).items() if name != shown.profile}
+    others = elsewhere(shown)
     there = {name: _difference(of, *headline) for name, of in others.items()}
-    gaps = [_gap(of, *headline) for of in (here, *others.values())]
+    pair = [Accuracy(name, "wb_pgd") for name in headline]
+    gaps = [of.gap(*pair) for of in (here, *others.values())]
     settled = all(gap.low > 0 for gap in gaps) or all(gap.high < 0 for gap in gaps)
     verdict = "It has one sign at all of them" if settled else "Its sign is not settled by them"
     return (
@@ -104,9 +106,9 @@ def _passes(config: TrainingConfig) -> float:
 
 
 def elsewhere(shown: Profile) -> dict[str, Reproduction]:
-    """What is published at each scale whose networks in the headline are all evaluated."""
+    """What is published at other scales, of those whose networks in the headline are evaluated."""
     found = {}
-    for name in experiment.SCALES:
+    for name in (name for name in experiment.SCALES if name != shown.profile):
         profile, store = catalogue.read(name)
         networks = experiment.grid(profile) + experiment.again(profile)
         measured = [run for run in runs.find(networks, store, profile) if run.evaluation]
@@ -115,15 +117,9 @@ def elsewhere(shown: Profile) -> dict[str, Reproduction]:
     return found
 
 
-def _gap(of: Reproduction, first: str, second: str, column: str = "wb_pgd") -> Interval:
-    return of.gap(Accuracy(first, column), Accuracy(second, column))
-
-
 def _difference(of: Reproduction, first: str, second: str, column: str = "wb_pgd") -> str:
     """A difference with its interval, and from how many seeds if from several."""
-    pair = Accuracy(first, column), Accuracy(second, column)
-    if not all(map(of.has, pair)):
+    if not (words := comparison.difference(of, first, second, column)):
         return "not measured"
-    seeds = of.size(*pair)["seeds"]
-    words = with_interval(*_gap(of, first, second, column)[:3])
+    seeds = of.size(Accuracy(first, column), Accuracy(second, column))["seeds"]
     return f"{words} over {seeds} seeds" if seeds > 1 else words

@@ -209,27 +209,24 @@ def comparisons(runs: list[Run], pairs: Iterable[tuple[str, str]]) -> pd.DataFra
         pair = Accuracy(first, "wb_pgd"), Accuracy(second, "wb_pgd")
         table[f"{ours.labels[first]} − {ours.labels[second]}"] = {
             "seeds": ours.size(*pair)["seeds"],
-            "ours (points)": intervals.with_interval(*ours.gap(*pair)[:3]),
-            "ours, strong attacks": _strong_gap(ours, first, second),
+            "ours (points)": difference(ours, first, second),
+            "ours, strong attacks": difference(ours, first, second, STRONG),
             "paper (points)": intervals.signed(quantities.gap(pair, ours.printed(*pair))),
         }
     said = f"difference in {NAMES['wb_pgd']}"
     return pd.DataFrame(table.values(), index=pd.Index(table, name=said))
 
 
-def _strong_gap(ours: Reproduction, first: str, second: str) -> str:
-    """Difference in what strong attacks leave, with its interval; empty if it was not measured."""
-    pair = Accuracy(first, STRONG), Accuracy(second, STRONG)
+def difference(ours: Reproduction, first: str, second: str, column: str = "wb_pgd") -> str:
+    """Difference in a column, in points with its interval; empty where it was not measured."""
+    pair = Accuracy(first, column), Accuracy(second, column)
     return intervals.with_interval(*ours.gap(*pair)[:3]) if all(map(ours.has, pair)) else ""
 
 
 def quoted(
     profile: Profile, ours: pd.DataFrame, theirs: pd.DataFrame, runs: list[Run]
 ) -> dict[str, object]:
-    """The numbers that prose quotes: accuracies in percent, differences as text, counts, strings.
-
-    Accuracies and their ``difference`` are of the profile's own seed; ``headline`` is the same
-    difference over all seeds.
+    """What prose quotes: accuracies in percent, of the profile's own seed, agreement, the scale.
 
     Args:
         profile: of the run.
@@ -237,28 +234,15 @@ def quoted(
         theirs: the paper's.
         runs: all networks, further seeds included.
     """
-    agrees, robust, outcomes = agreement(ours, theirs), 100 * ours["wb_pgd"], reproduction(runs)
+    agrees = agreement(ours, theirs)
     numbers = {
         f"{column}_{name.replace('-', '_')}": 100 * ours.loc[name, column]
         for column, name in product(tables.measured(ours), ours.index)
     }
     numbers |= {f"rank_correlation_{c}": agrees.loc[c, "rank correlation"] for c in COLUMNS}
-    pair = Accuracy("pgd-pgd-all", "wb_pgd"), Accuracy("pgd", "wb_pgd")
-    gap, strong = outcomes.gap(*pair), _strong_gap(outcomes, "pgd-pgd-all", "pgd")
     return {name: float(value) for name, value in numbers.items()} | {
-        "headline": intervals.signed(gap.mean),
-        "headline_low": intervals.signed(gap.low),
-        "headline_high": intervals.signed(gap.high),
-        "strong_difference": strong or "not measured",
-        "n_strong": min((r.strong.content["n"] for r in runs if r.strong), default=0),
-        "difference": intervals.signed(robust["pgd-pgd-all"] - robust["pgd"]),
         "cells_within": int(agrees["cells within tolerance"].sum()),
         "cells_with_tolerance": int(agrees["cells with a tolerance"].sum()),
-        "n_test": profile.test_size,
-        "seeds": len(outcomes.evaluations["pgd-pgd-all"]),
-        "networks": len(runs),
-        "minutes_total": sum(run.record.seconds for run in runs) / 60,
-        "profile": profile.profile,
         "data_line": tables.data_line(profile, runs),
     }
 

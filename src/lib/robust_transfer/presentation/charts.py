@@ -5,7 +5,6 @@ In the built book a script draws the chart in place of its twin; without scripts
 the twin stays. There, the chart alone is ``heatmaps(…).chart``.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -35,12 +34,8 @@ class Interactive:
 
     def _repr_html_(self) -> str:
         spec = self.chart.to_dict() | {"description": self.alt_text}
-        island = json.dumps(spec).replace("</", r"<\/")  # nothing in it may end the script
-        return (
-            f'<div class="chart" tabindex="0" role="group" aria-label="chart">'
-            f"{figures.inline(figures.svg(self.twin), self.alt_text)}"
-            f'<script type="application/json">{island}</script></div>'
-        )
+        drawn = figures.scripted(self.twin, spec, self.alt_text)
+        return f'<div class="chart" tabindex="0" role="group" aria-label="chart">{drawn}</div>'
 
 
 def accuracy_curves(

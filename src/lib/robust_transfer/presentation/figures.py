@@ -6,6 +6,7 @@ smaller than ``SMALL``. What is drawn in ``INK`` follows the theme where a figur
 
 import html
 import io
+import json
 import re
 from collections.abc import Sequence
 from hashlib import sha256
@@ -85,6 +86,12 @@ def inline(drawing: str, alt_text: str) -> str:
     drawing = re.sub(r"""(\sid="|href="#|url\(#)""", rf"\g<1>d{own}-", drawing)
     named = f'<svg role="img" aria-label="{html.escape(alt_text)}"'
     return f'<div class="drawing">{drawing.replace("<svg", named, 1)}</div>'
+
+
+def scripted(twin: Figure, content: dict, alt_text: str) -> str:
+    """A static figure, and in JSON what a script of the page draws in its place."""
+    island = json.dumps(content).replace("</", r"<\/")  # nothing in it may end the script
+    return f'{inline(svg(twin), alt_text)}<script type="application/json">{island}</script>'
 
 
 def mathtext(label: str) -> str:

@@ -5,7 +5,6 @@ clean ones. ``book/_static/slider.js`` draws them; without scripts a static figu
 """
 
 import base64
-import json
 import textwrap
 import zlib
 from collections.abc import Callable, Sequence
@@ -37,11 +36,8 @@ class Slider:
     alt_text: str
 
     def _repr_html_(self) -> str:
-        island = json.dumps(self.content).replace("</", r"<\/")  # nothing in it may end the script
-        return (
-            f'<div class="slider">{figures.inline(figures.svg(self.twin), self.alt_text)}'
-            f'<script type="application/json">{island}</script></div>'
-        )
+        drawn = figures.scripted(self.twin, self.content, self.alt_text)
+        return f'<div class="slider">{drawn}</div>'
 
 
 def slider(
