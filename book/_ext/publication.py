@@ -1,11 +1,13 @@
-"""Sphinx extension for what a published page has besides its text: buttons, description, names.
+"""Sphinx extension for what a published page has besides its text: buttons, first words, names.
 
 Binder and Colab open a notebook's source in ``notebooks/``; the theme would send them to the
 executed copy, which is in no repository. As long as ``_config.yml`` names no repository there is
 nothing to open, and no button.
 """
 
+import json
 from html import escape
+from pathlib import Path
 from textwrap import shorten
 
 from docutils import nodes
@@ -26,6 +28,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", describe, priority=900)
     app.connect("html-page-context", drop_roles, priority=900)
     app.connect("html-page-context", name_toggles, priority=900)
+    app.connect("build-finished", write_excerpts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -68,11 +71,26 @@ def describe(
     app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None
 ) -> None:
     """Describe a page by its first paragraph, for search engines and previews of links."""
-    paragraph = next(doctree.findall(nodes.paragraph), None) if doctree else None
-    text = paragraph.astext() if paragraph else f"Part of the book {app.config.html_title}"
-    content = escape(shorten(text, 160, placeholder=" …"))
+    text = first_words(doctree) if doctree else ""
+    content = escape(text or f"Part of the book {app.config.html_title}")
     tag = f'<meta name="description" content="{content}" />'
     context["metatags"] = context.get("metatags", "") + tag
+    if pagename == "search":
+        app.add_js_file("excerpts.js")
+
+
+def first_words(doctree: nodes.document) -> str:
+    """The beginning of a page's first paragraph."""
+    paragraph = next(doctree.findall(nodes.paragraph), None)
+    return shorten(paragraph.astext(), 160, placeholder=" …") if paragraph else ""
+
+
+def write_excerpts(app: Sphinx, exception: Exception | None) -> None:
+    """Write the first words of all pages for the search, which cannot fetch them from disk."""
+    if exception is None:
+        said = {page: first_words(app.env.get_doctree(page)) for page in app.env.found_docs}
+        script = Path(app.outdir, "_static", "excerpts.js")
+        script.write_text(f"window.EXCERPTS = {json.dumps(said)};\n", encoding="utf-8")
 
 
 def drop_roles(

@@ -26,6 +26,24 @@ window.liveRun = lambda source: run(source, _names)
     window.__BRYTHON__.runPythonSource(start, "live");
   }
 
+  const TOKENS =
+    /(#.*)|([rbf]*(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))|\b(and|as|break|def|elif|else|for|from|if|import|in|is|lambda|not|or|return|while)\b|\b(\d[\d.e_]*)|\b(abs|float|int|len|list|map|max|min|print|range|round|sorted|sum|zip|True|False|None)\b/g;
+  const CLASSES = [, "c1", "s2", "k", "mi", "nb"]; // the theme's, of each group
+
+  /* The source in colours, into an element that lies below the editor. */
+  function colour(source, below) {
+    below.replaceChildren();
+    let seen = 0;
+    for (const match of source.matchAll(TOKENS)) {
+      const part = document.createElement("span");
+      part.className = CLASSES.find((name, group) => group && match[group]);
+      part.textContent = match[0];
+      below.append(source.slice(seen, match.index), part);
+      seen = match.index + match[0].length;
+    }
+    below.append(`${source.slice(seen)}\n`);
+  }
+
   function button(text, action) {
     const made = document.createElement("button");
     made.type = "button";
@@ -43,9 +61,15 @@ window.liveRun = lambda source: run(source, _names)
     editor.spellcheck = false;
     editor.wrap = "off";
     output.setAttribute("aria-live", "polite");
+    const below = document.createElement("pre");
+    below.setAttribute("aria-hidden", "true");
+    const both = document.createElement("div");
+    both.className = "live-editor highlight";
+    both.append(below, editor);
 
     function fit() {
       editor.rows = editor.value.split("\n").length;
+      colour(editor.value, below);
     }
     function reset() {
       editor.value = original.source;
@@ -66,6 +90,7 @@ window.liveRun = lambda source: run(source, _names)
     }
 
     editor.addEventListener("input", fit);
+    editor.addEventListener("scroll", () => (below.scrollLeft = editor.scrollLeft));
     editor.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
         event.preventDefault();
@@ -75,7 +100,7 @@ window.liveRun = lambda source: run(source, _names)
     const bar = document.createElement("div");
     bar.className = "live-bar";
     bar.append(button("Run", run), button("Reset", reset));
-    cell.querySelector(".cell_input").replaceChildren(editor, bar);
+    cell.querySelector(".cell_input").replaceChildren(both, bar);
     reset();
   }
 

@@ -237,9 +237,15 @@ def test_a_changed_cell_runs_in_the_page(made, reader):
     assert "pgd-pgd-all, wb_pgd" in built
     editor.fill(editor.input_value().replace('"pgd-pgd-all", "wb_pgd"', '"nat", "natural"'))
     editor.press("Control+Enter")
-    low, high = wilson(count * accuracy, count)
-    expect(output).to_contain_text(f"nat, natural: {accuracy:.1%} of {count}", timeout=60_000)
-    expect(output).to_contain_text(f"{low:.1%} to {high:.1%}; the paper: 92.5 %")
+    low, high = (100 * end for end in wilson(count * accuracy, count))
+    said = f"nat, natural: {100 * accuracy:.1f} % of {count}"
+    expect(output).to_contain_text(said, timeout=60_000)
+    expect(output).to_contain_text(f"{low:.1f} to {high:.1f} %; the paper: 92.5 %")
+    editor.fill("print(*(one_decimal(100 * (k / 10_000)) for k in range(10_001)))  # ties too")
+    assert cell.locator("pre .c1").inner_text() == "# ties too"
+    editor.press("Control+Enter")
+    expect(output).to_contain_text("100.0", timeout=60_000)
+    assert output.inner_text().split() == [f"{100 * (k / 10_000):.1f}" for k in range(10_001)]
     editor.fill("1\nrecords.paper('nat', 'wb')")
     cell.get_by_role("button", name="Run").click()
     expect(output).to_contain_text("line 2: ValueError: column = 'wb': allowed are natural")
@@ -257,6 +263,21 @@ def test_every_live_cell_gives_the_same_in_the_page_as_in_jupyter(made, reader):
         assert output.inner_text().split() == built
 
 
+def test_search_finds_pages_before_entries_of_the_library_with_their_first_words(made, reader):
+    results = reader.open("search.html?q=evaluation").locator("#search-results ul.search li")
+    expect(reader.page.locator("#search-results")).to_contain_text("Search finished")
+    library = ["/api/" in place for place in results.locator("a").evaluate_all(HREFS)]
+    assert not library[0] and library[-1] and library == sorted(library)
+    page = results.filter(has_text="What does each network still get right").first
+    expect(page.get_by_role("link")).to_contain_text("Evaluation")
+
+
+def test_every_figure_of_a_notebook_says_how_it_is_made_again(made):
+    page = (made.html / page_with(made.html, TABLE)).read_text()
+    command = "papermill notebooks/04_figures.ipynb out.ipynb -p profile"
+    assert page.count("<figure") == page.count(f"<code>{command} ") > 5
+
+
 def test_pointing_at_a_heatmap_tells_and_leads_to_the_network(made, reader):
     page = reader.open(page_with(made.html, TABLE))
     expect(page.locator("div.chart .drawing")).to_have_count(0)
@@ -270,6 +291,8 @@ def test_pointing_at_a_heatmap_tells_and_leads_to_the_network(made, reader):
     page.wait_for_url("**/models.html#nat")
     expect(page.locator("#nat")).to_have_attribute("open", "")
 
+
+HREFS = "links => links.map(link => link.href)"
 
 NETWORKS = "div.main-table tbody th"
 """Labels of the main table's rows."""

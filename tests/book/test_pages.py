@@ -6,6 +6,7 @@ import shutil
 import pytest
 import yaml
 
+import robust_transfer
 from robust_transfer import paths
 from robust_transfer.book import pages
 from robust_transfer.davchev2019 import experiment, runs
@@ -118,3 +119,20 @@ def test_a_card_says_where_its_record_is_and_links_to_it_once_there_is_an_addres
         assert f'<a href="https://example.org/a/blob/b/{place}/{name}">{kind}</a>' in shown
     own = shutil.copytree(folder.parent, tmp_path / "mine")  # not in the repository
     assert "https://example.org" not in card(SMOKE, Store(own), "pgd-nat-head")
+
+
+def test_the_book_is_cited_as_in_the_file_that_others_read(tmp_path, monkeypatch):
+    cited = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())
+    config = yaml.safe_load((paths.ROOT / "_config.yml").read_text())
+    for field, where in (("doi", config["doi"]), ("repository-code", config["repository"]["url"])):
+        assert cited.get(field, "") == where  # two files, one address
+    assert cited["version"] == robust_transfer.__version__
+    said, study = pages.citations(), cited["references"][0]
+    for value in (cited["title"], cited["version"], study["title"], study["doi"]):
+        assert f"{{{value}}}" in said
+    assert "doi = {10.1/a}" not in said
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    config |= {"doi": "10.1/a"}
+    for name, content in (("CITATION.cff", cited), ("_config.yml", config)):
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+    assert "  doi = {10.1/a},\n}\n\n@misc" in pages.citations()

@@ -28,6 +28,12 @@ def test_the_headline_by_three_ways_to_choose_an_epoch():
     assert chosen(scratch, source).holds is True  # one sign: the other one
 
 
+def test_where_all_three_choose_the_same_epochs_nothing_is_tested():
+    rising = history([0.6, 0.7, 0.9], [0.30, 0.40, 0.50])
+    found = chosen(rising, history([0.5, 0.6, 0.8], [0.20, 0.30, 0.40]))
+    assert found == checks.Fact(None, "all three choose the same epochs")
+
+
 def test_what_has_no_histories_or_was_not_doubted_is_open():
     assert checks.selection(Reproduction({}, PAPER)).holds is None
     assert checks.unmasked(Reproduction({}, PAPER)).holds is None

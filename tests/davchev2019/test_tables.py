@@ -10,8 +10,9 @@ from matplotlib.text import Text
 
 from robust_transfer.claims.quantities import Accuracy
 from robust_transfer.claims.reproduction import Reproduction
-from robust_transfer.davchev2019 import comparison, experiment, figures, tables
-from robust_transfer.davchev2019.runs import Run
+from robust_transfer.davchev2019 import catalogue, comparison, experiment, figures, tables
+from robust_transfer.davchev2019.runs import Run, find
+from robust_transfer.evaluation import intervals
 from robust_transfer.evaluation.accuracies import COLUMNS, NAMES, Evaluation
 from robust_transfer.evaluation.intervals import Interval
 from robust_transfer.presentation.figures import mathtext
@@ -163,6 +164,27 @@ def test_heatmap_has_a_panel_per_table_and_a_red_line_between_blocks(paper):
     assert len(figure.axes[0].texts) == 12 * 5
 
 
+def test_changed_parameters_are_held_against_the_published_networks():
+    known, published = catalogue.read("smoke")
+    networks = experiment.select(experiment.grid(known), ["nat", "pgd"])
+    own = find(networks, published, known)
+    assert comparison.with_published(own, known).empty
+    wrong = ~own[1].evaluation.outcomes["wb_pgd"]
+    outcomes = own[1].evaluation.outcomes | {"wb_pgd": wrong}
+    worse = Evaluation(outcomes, own[1].evaluation.content | {"steps": 8})
+    runs = [own[0], replace(own[1], evaluation=worse)]
+    changed = known.model_copy(update={"evaluation_steps": 8})
+    shown = comparison.with_published(runs, changed)
+    assert [*shown.index] == ["R<sub>pgd</sub>"]  # the other is the published one
+    row, before = shown.iloc[0], own[1].evaluation.accuracy("wb_pgd")
+    assert row["white-box PGD"] == f"{100 * (1 - before):.1f} (published {100 * before:.1f})"
+    assert row["white-box PGD, difference"].startswith(intervals.signed(100 * (1 - 2 * before)))
+    assert row["natural, difference"] == "+0.0 [+0.0,\N{NO-BREAK SPACE}+0.0]"
+    assert "published" in row["minutes"] and "published" in row["validation, adversarial"]
+    named = changed.model_copy(update={"profile": "mine"})
+    assert comparison.with_published(runs, named).empty
+
+
 def test_labels_are_the_papers_names():
     labels = {row.id: row.label for row in ROWS}
     assert labels["pgd-nat-stage3"] == "R<sub>pgd→nat</sub> 18"
@@ -233,7 +255,7 @@ def test_no_table_or_figure_shows_a_columns_name_in_code(ours, paper):
         figures.heatmaps({"ours": ours, "paper": paper}, [["nat"], ["pgd"]]),
         figures.deviations(ours, paper, [["nat"], ["pgd"]]),
         figures.scatter(ours, paper),
-        figures.survival({"paper": paper}),
+        figures.survival("paper", paper, 50),
     ]
     for shown in said:
         text = shown if isinstance(shown, str) else " ".join(words(shown))

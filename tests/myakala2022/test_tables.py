@@ -178,6 +178,23 @@ def test_designs_say_what_is_run(cells):
     assert found["the paper's"].to_list() == ["CIFAR-10", "ImageNet", "ChestX-ray"]
 
 
+def test_differences_that_survive_the_correction_are_told():
+    def lower_if_frozen(cell, seed, attack, epsilon):
+        jitter = (0.001, -0.001, 0.0)[seed] * (cell.strategy == "full_finetuning")
+        return (
+            accuracy(cell, seed, attack, epsilon)
+            + jitter
+            - 0.1 * (cell.strategy == "layer_freezing")
+        )
+
+    pairs = tables.strategy_pairs(measure(table(TASKS), lower_if_frozen))
+    said = tables.settled(pairs, "pgd", SHOWN)
+    assert said.startswith(f"At ε = {epsilon_words(SHOWN[0])} 3 of 3 differences between")
+    assert "cifar10/resnet20, layer freezing − full fine-tuning −10.0" in said
+    same = tables.settled(tables.strategy_pairs(measure(table(TASKS), accuracy)), "pgd", SHOWN)
+    assert same.count("0 of 3 differences") == 2 and "points" not in same
+
+
 def test_compared_names_the_cells(cells):
     pairs = tables.strategy_pairs(cells)
     assert len(pairs) == 3 and all(first.strategy == "layer_freezing" for first, _ in pairs)

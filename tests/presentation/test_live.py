@@ -40,6 +40,11 @@ def test_an_accuracy_between_two_decimals_reads_as_in_the_tables():
     assert f"{records.accuracy('nat', 'natural'):.1f}" == percent(hits.mean())
 
 
+def test_one_decimal_rounds_as_python_does_also_ties_and_below_zero():
+    values = [share for k in range(10_001) for share in (k / 100, 100 * (k / 10_000), -k / 40)]
+    assert [live.one_decimal(v) for v in values] == [f"{v:.1f}" for v in values]
+
+
 @pytest.mark.parametrize("wrong", [("natt", "natural"), ("nat", "wb")])
 def test_unknown_network_or_column_is_named_with_the_known_ones(records, wrong):
     with pytest.raises(ValueError, match=r"'(natt|wb)': allowed are nat"):

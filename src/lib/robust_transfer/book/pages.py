@@ -17,7 +17,8 @@ from robust_transfer.davchev2019.runs import Run
 from robust_transfer.davchev2019.tables import LAST
 from robust_transfer.evaluation.accuracies import COLUMNS, NAMES, STRONG, Evaluation
 from robust_transfer.myakala2022.experiment import Study, cells
-from robust_transfer.presentation.figures import svg
+from robust_transfer.networks.transfer import STRATEGIES
+from robust_transfer.presentation.figures import inline, svg
 from robust_transfer.presentation.tables import (
     as_html,
     describe_attack,
@@ -52,6 +53,7 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     parts = {
         "answer": "<p><strong>{}</strong> {}</p>".format(*answer.short(ours)),
         "sure": f"<p>{answer.sure(own, again, profile)}</p>",
+        "survival": f'<div class="panels">{"".join(survival(ours))}</div>',
         "cost": show(answer.cost(own), "cost").data,
         "models": cards(own),
         "networks": show(short(trained[list(SHOWN)]), "networks", trained).data,
@@ -63,10 +65,49 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     paths.GENERATED.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         (paths.GENERATED / f"{name}.html").write_text(part, encoding="utf-8")
-    survival = figures.survival({"this book": ours, "the paper": tables.paper()})
-    drawings = {"figure1": figures.scheme(networks), "survival": survival}
-    for name, drawing in drawings.items():
-        (paths.GENERATED / f"{name}.svg").write_text(svg(drawing), encoding="utf-8")
+    (paths.GENERATED / "cite.bib").write_text(citations(), encoding="utf-8")
+    (paths.GENERATED / "figure1.svg").write_text(svg(figures.scheme(networks)), encoding="utf-8")
+
+
+def survival(ours: pd.DataFrame) -> list[str]:
+    """The figure of the front page, in two parts: this book's networks, and the paper's."""
+    shown, parts = {"this book": ours, "the paper": tables.paper()}, []
+    top = 105 * max(table["wb_pgd"].max() for table in shown.values())
+    for title, table in shown.items():
+        kept = ", ".join(percent(table.loc[f"pgd-nat-{s}", "wb_pgd"]) for s in STRATEGIES)
+        said = f"Accuracy under PGD against what was retrained, {title}. With a robust source that "
+        said += f"is retrained naturally (head, last stage, every layer) it is {kept} percent."
+        parts.append(inline(svg(figures.survival(title, table, top)), said))
+    return parts
+
+
+def _read(name: str) -> dict:
+    """A YAML file at the root of the repository."""
+    return yaml.safe_load((paths.ROOT / name).read_text(encoding="utf-8"))
+
+
+def citations() -> str:
+    """BibTeX entries for the book and the study that it repeats.
+
+    They say what ``CITATION.cff`` says; where the book is found comes from ``_config.yml``.
+    """
+    book, config = _read("CITATION.cff"), _read("_config.yml")
+    found = {"url": config["repository"]["url"], "doi": config["doi"]}
+    entries = [("software", "robusttransfer", book | found | {"year": config["copyright"]})]
+    entries.append(("misc", "davchev2019", book["references"][0]))
+    return "\n".join(_entry(*entry) for entry in entries)
+
+
+def _entry(kind: str, key: str, said: dict) -> str:
+    people = [
+        ", ".join(p[part] for part in ("family-names", "given-names") if part in p)
+        or f"{{{p['name']}}}"
+        for p in said["authors"]
+    ]
+    fields = {"title": said["title"], "author": " and ".join(people)}
+    fields |= {name: said[name] for name in ("version", "year", "url", "doi") if said.get(name)}
+    lines = [f"  {name} = {{{value}}},\n" for name, value in fields.items()]
+    return f"@{kind}{{{key},\n{''.join(lines)}}}\n"
 
 
 def cards(own: list[Run]) -> str:
@@ -101,8 +142,8 @@ def _files(folder: Path) -> str:
 
     Records outside the checkout are called by their folder's name alone.
     """
-    config = yaml.safe_load((paths.ROOT / "_config.yml").read_text(encoding="utf-8"))
-    url, branch = config["repository"]["url"], config["repository"]["branch"]
+    book = _read("_config.yml")["repository"]
+    url, branch = book["url"], book["branch"]
     inside = folder.is_relative_to(paths.ROOT)
     place = html.escape(folder.relative_to(paths.ROOT).as_posix() if inside else folder.name)
     linked = url and folder.is_relative_to(paths.PUBLISHED)

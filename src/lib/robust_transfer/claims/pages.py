@@ -35,6 +35,8 @@ PHRASES = {
     r"\b[bw]b(?:_fgsm|_pgd)?\b": lambda found: SHORT[found[0]],
 }
 """How claims.csv writes tests, networks and columns, and how readers read them."""
+NEARLY = "partly, when a test that holds in part was enough for that"
+"""The former verdict on a claim none of whose tests holds whole."""
 Names = Mapping[str, str]
 """Network id → what to call it."""
 IDS: Names = {}
@@ -115,6 +117,7 @@ def sections(judged: dict[str, Judgement], group: str, links: Names = IDS) -> HT
 def _block(judged: Judgement, links: Names) -> str:
     words = {name: as_html(in_words(text)) for name, text in judged.words.items()}
     told = {name: words[name.lower()] for name in ("Evidence", "Test", "Expected")}
+    told["Until 2026-11-26"] = NEARLY if judged.nearly else ""
     told["Rests on"] = _basis(judged, links)
     told["Reason" if judged.verdict == UNTESTED else "Provisional"] = html.escape(judged.caveat)
     lines = [f'<section class="claim" id="{judged.id}">']

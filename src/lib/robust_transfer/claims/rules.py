@@ -219,6 +219,7 @@ class SignTest(Order):
         if signs := [gap > 0 for _, gap in ours if gap != 0]:
             p = float(binomtest(sum(signs), len(signs)).pvalue)
             majority = 2 * sum(signs) > len(signs)
+            judged["ours"] += f"; p = {p:.2f} in a sign test"
             judged |= {"p": p, "outcome": holds(majority and p < outcome.ALPHA, partly=majority)}
         return judged
 
@@ -268,7 +269,7 @@ class Former:
 
     def finding(self, reproduction: Reproduction) -> Finding:
         found = self.rule.finding(reproduction)
-        words = f"until 2026-11-26: {found.statement}"
+        words = f"former rule, until 2026-11-26, not counted: {found.statement}"
         return replace(found, statement=words, p=None, expected=None, former=True)
 
 

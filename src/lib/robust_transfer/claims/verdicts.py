@@ -46,6 +46,13 @@ class Judgement:
         return PARTLY if verdict == REPLICATES and not controlled else verdict
 
     @property
+    def nearly(self) -> bool:
+        """Whether it fails though a test holds in part, which formerly made it partly right."""
+        return self.verdict == outcome.FAILS and any(
+            f.outcome == PARTLY for f in self.findings if f.counts
+        )
+
+    @property
     def seeds(self) -> int | None:
         """Fewest seeds that a finding rests on, controls aside; None if none rests on records."""
         return min(self._seeds, default=None)
@@ -173,6 +180,7 @@ def numbers(judged: dict[str, Judgement]) -> dict[str, int]:
         "code": own,
         "checks": checks & (verdict == REPLICATES),
         "undecided": (verdict == outcome.FAILS) & pd.Series(undecided),
+        "nearly": pd.Series({name: c.nearly for name, c in judged.items()})[claims.index],
         "provisional": (verdict != UNTESTED) & (claims["caveat"] != ""),
         "differences": gaps["expected"].notna(),
         "same_sign": gaps["effect"] > 0,

@@ -1,32 +1,41 @@
 """The book's question, answered in words: from the records, whatever they say."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 
+from robust_transfer.claims import quantities
 from robust_transfer.claims.quantities import Accuracy
 from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.davchev2019 import catalogue, comparison, experiment, runs, tables
 from robust_transfer.davchev2019.experiment import COMPARED, Profile
 from robust_transfer.davchev2019.runs import Run
+from robust_transfer.evaluation import intervals
 from robust_transfer.evaluation.accuracies import NAMES, STRONG
 from robust_transfer.networks.transfer import STRATEGIES
 from robust_transfer.presentation.tables import percent
 from robust_transfer.runner import count_batches
 from robust_transfer.training.loop import TrainingConfig
 
-DEGREES = {0.05: "almost nothing", 0.4: "a little", 0.7: "a good part", 0.95: "most"}
+DEGREES = {0.05: "almost nothing", 0.2: "a little", 0.29: "about a quarter"}
+DEGREES |= {0.42: "about a third", 0.6: "about half", 0.8: "a good part", 0.95: "most"}
 """A share of robustness kept, up to so much → how it is called; from there on it is all."""
-RETRAINED = {"head": "a new head alone", "stage3": "the last stage too", "all": "every layer"}
+RETRAINED = {"head": "with a new head alone", "stage3": "with the last stage retrained too"}
+RETRAINED |= {"all": "with every layer retrained"}
 """What a strategy trains on the target, for readers."""
 
 
-def kept(ours: pd.DataFrame) -> dict[str, float]:
+def kept(accuracies: Mapping[str, float]) -> dict[str, float]:
     """Per strategy, the share that a robust source keeps once it is retrained naturally.
 
     Of what training against PGD on the target itself gives: 1 is as robust as that; where that
     gives nothing, nothing is kept of it.
+
+    Args:
+        accuracies: under white-box PGD, in one unit, by the network's id.
     """
-    whole = ours.loc["pgd", "wb_pgd"]
-    left = {s: ours.loc[f"pgd-nat-{s}", "wb_pgd"] for s in STRATEGIES}
+    whole = accuracies["pgd"]
+    left = {strategy: accuracies[f"pgd-nat-{strategy}"] for strategy in STRATEGIES}
     return {strategy: float(share / whole) if whole else 0.0 for strategy, share in left.items()}
 
 
@@ -41,41 +50,67 @@ def short(ours: pd.DataFrame) -> tuple[str, str]:
     Args:
         ours: accuracies as made by ``tables.results``, of one seed.
     """
-    shares = kept(ours)
-    found = ", ".join(f"{100 * shares[s]:.0f} % with {RETRAINED[s]}" for s in STRATEGIES)
-    first, last = degree(shares["head"]), degree(shares["all"])
-    more = f", and {last} once all of it has moved" if first != last else ""
-    robust, natural, scratch = (
-        f"{percent(ours.loc[name, 'wb_pgd'])} %" for name in ("pgd-pgd-all", "nat-pgd-all", "pgd")
+    shares = kept(ours["wb_pgd"])
+    named = ("pgd-pgd-all", "nat-pgd-all", "pgd", *(f"pgd-nat-{s}" for s in STRATEGIES))
+    left = {name: f"{percent(ours.loc[name, 'wb_pgd'])} %" for name in named}
+    found = ", ".join(
+        f"{left[f'pgd-nat-{s}']} {RETRAINED[s]} ({100 * shares[s]:.0f} % of that)"
+        for s in STRATEGIES
     )
+    first, last = degree(shares["head"]), degree(shares["all"])
+    more = f", and {last} once every layer is retrained" if first != last else ""
     return (
-        f"If the new task is learnt without attacks, {first} survives while the old network stays "
-        f"as it was{more}.",
-        f"Of the robustness that training against the attack (PGD) on the new task gives, a robust "
-        f"source keeps {found}. If the new task is learnt against the attack in every layer, "
-        f"{robust} of the images withstand it after a robust source, {natural} after a natural one "
-        f"and {scratch} without a source.",
+        f"If the new task is learnt without attacks, {first} survives where only a new head is "
+        f"trained{more}.",
+        f"A network that is trained against the attack (PGD) on the new task alone gets "
+        f"{left['pgd']} of the attacked images right. A robust source that is retrained without "
+        f"attacks gets {found}. If every layer is retrained against the attack, it matters little "
+        f"where the network comes from: {left['pgd-pgd-all']} after a robust source, "
+        f"{left['nat-pgd-all']} after a natural one.",
     )
 
 
 def sure(own: list[Run], again: list[Run], shown: Profile) -> str:
-    """How sure the difference in the headline is: here, under strong attacks, at other scales."""
-    headline = COMPARED[0]
+    """How sure the answer is: the headline here, under strong attacks, at other scales."""
+    headline, _, initialisation = COMPARED
     here = comparison.reproduction(own + again)
     labels = [here.labels[name] for name in headline]
-    hard = _difference(here, *headline, STRONG)
-    others = elsewhere(shown)
-    there = {name: _difference(of, *headline) for name, of in others.items()}
     pair = [Accuracy(name, "wb_pgd") for name in headline]
-    gaps = [of.gap(*pair) for of in (here, *others.values())]
-    settled = all(gap.low > 0 for gap in gaps) or all(gap.high < 0 for gap in gaps)
-    verdict = "It has one sign at all of them" if settled else "Its sign is not settled by them"
-    return (
-        f"The paper's headline is the difference {labels[0]} − {labels[1]}, in points of accuracy "
-        f"under PGD. It is {_difference(here, *headline)} here, {hard} under stronger attacks"
-        + "".join(f", {gap} at the scale <code>{name}</code>" for name, gap in there.items())
-        + (f". {verdict}." if others else ".")
+    claimed = intervals.signed(quantities.gap(tuple(pair), here.printed(*pair)))
+    said = (
+        f"The paper's headline is the difference {labels[0]} − {labels[1]}: PGD training with and "
+        f"without a robust source. The paper has {claimed} points of accuracy under white-box PGD. "
+        f"Here it is {_difference(here, *headline)}, and {_difference(here, *headline, STRONG)} "
+        "under stronger attacks"
     )
+    others = elsewhere(shown)
+    for name, of in others.items():
+        said += f", at the scale <code>{name}</code> {_difference(of, *headline)}"
+    if others:
+        gaps = [of.gap(*pair) for of in (here, *others.values())]
+        settled = all(gap.low > 0 for gap in gaps) or all(gap.high < 0 for gap in gaps)
+        said += ". It has one sign at every scale" if settled else ". These runs do not settle it"
+    said += (
+        f". Against a natural source, which was trained as long, a robust one adds "
+        f"{_difference(here, *initialisation)} here."
+    )
+    elsewhere_kept = [
+        f"{listed} % at the scale <code>{name}</code>"
+        for name, of in others.items()
+        if (listed := ", ".join(f"{100 * share:.0f}" for share in _kept(of)))
+    ]
+    if elsewhere_kept:
+        said += f" The shares kept depend on the scale, too: {'; '.join(elsewhere_kept)}."
+    return said
+
+
+def _kept(of: Reproduction) -> list[float]:
+    """What ``kept`` finds, over all seeds; nothing where a network is not evaluated."""
+    rows = ["pgd", *(f"pgd-nat-{strategy}" for strategy in STRATEGIES)]
+    if not {*rows} <= of.evaluations.keys():
+        return []
+    means = of.means(*(Accuracy(row, "wb_pgd") for row in rows))
+    return [*kept({part.network: mean for part, mean in means.items()}).values()]
 
 
 def cost(own: list[Run]) -> pd.DataFrame:
@@ -91,7 +126,7 @@ def cost(own: list[Run]) -> pd.DataFrame:
         config, row = run.network.config, {}
         row["epochs"] = config.epochs
         row["of its source"] = config.source.epochs if config.source else 0
-        row["passes, R_pgd = 1"] = f"{_passes(config) / whole:.2f}"
+        row["training cost, R_pgd = 1"] = f"{_passes(config) / whole:.2f}"
         row[NAMES["natural"]] = percent(run.evaluation.accuracy("natural"))
         row[NAMES["wb_pgd"]] = percent(run.evaluation.accuracy("wb_pgd"))
         row[NAMES[STRONG]] = percent(run.strong.accuracy(tables.LAST)) if run.strong else ""

@@ -125,12 +125,16 @@ def selection(reproduction: Reproduction) -> Fact:
     if first is None or second is None:
         return Fact(None, "not recorded")
     (network,), gaps = experiment.select(experiment.grid(PAPER), ["pgd"]), {}
+    epochs = set()
     for rule in ("mean", "adversarial", "last"):
         config = network.config.model_copy(update={"selection": rule})
-        chosen = (
-            max(history.to_dict("records"), key=partial(selection_score, config))["adversarial"]
+        chosen = [
+            max(history.to_dict("records"), key=partial(selection_score, config))
             for history in (first, second)
-        )
-        gaps[rule] = 100 * (next(chosen) - next(chosen))
+        ]
+        epochs.add(tuple(row["epoch"] for row in chosen))
+        gaps[rule] = 100 * (chosen[0]["adversarial"] - chosen[1]["adversarial"])
+    if len(epochs) == 1:
+        return Fact(None, "all three choose the same epochs")
     text = ", ".join(f"{signed(gap)} by {rule}" for rule, gap in gaps.items())
     return Fact(bool(min(gaps.values()) > 0 or max(gaps.values()) < 0), text)

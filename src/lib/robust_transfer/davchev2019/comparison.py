@@ -8,16 +8,17 @@ import pandas as pd
 from IPython.display import HTML
 from scipy.stats import spearmanr
 
+from robust_transfer import paths
 from robust_transfer.claims import quantities
 from robust_transfer.claims.quantities import Accuracy
 from robust_transfer.claims.reproduction import Reproduction
-from robust_transfer.davchev2019 import tables
-from robust_transfer.davchev2019.experiment import BUDGETS, Profile
-from robust_transfer.davchev2019.runs import Run
+from robust_transfer.davchev2019 import catalogue, tables
+from robust_transfer.davchev2019.experiment import BUDGETS, Profile, grid
+from robust_transfer.davchev2019.runs import Run, find
 from robust_transfer.evaluation import intervals
 from robust_transfer.evaluation.accuracies import COLUMNS, NAMES, STRONG, Evaluation
 from robust_transfer.evaluation.budgets import HOPELESS, Budgets
-from robust_transfer.presentation.tables import doubted, show, with_sd
+from robust_transfer.presentation.tables import doubted, percent, show, with_sd
 
 TOLERANCES = {"natural": 2.0, "bb_fgsm": 4.0, "bb_pgd": 4.0}
 BY_TARGET = {
@@ -215,6 +216,50 @@ def comparisons(runs: list[Run], pairs: Iterable[tuple[str, str]]) -> pd.DataFra
         }
     said = f"difference in {NAMES['wb_pgd']}"
     return pd.DataFrame(table.values(), index=pd.Index(table, name=said))
+
+
+def with_published(own: list[Run], profile: Profile) -> pd.DataFrame:
+    """What changed parameters have changed: networks of a run beside the published ones.
+
+    Returns:
+        For readers, a row per network that was trained or evaluated otherwise than the published
+        one: validation accuracies, minutes of training and, where it was evaluated, accuracies on
+        test images, with differences in points if the images are the same. Empty if there is none,
+        or no profile has the name.
+    """
+    if not (paths.PROFILES / f"{profile.profile}.yaml").exists():
+        return pd.DataFrame()
+    known, store = catalogue.read(profile.profile)
+    if known == profile:
+        return pd.DataFrame()
+    published, table = {run.network.id: run for run in find(grid(known), store, known)}, {}
+    for run in own:
+        before = published[run.network.id]
+        if run.network.further or not (run.record and before.record):
+            continue
+        evaluated = [each.evaluation for each in (run, before) if each.evaluation]
+        both = len(evaluated) == 2
+        if run.record.hash == before.record.hash and (
+            not both or evaluated[0].content == evaluated[1].content
+        ):
+            continue
+        row = table[run.label] = {}
+        for part in ("natural", "adversarial"):
+            shares = [percent(each.record.validation[part]) for each in (run, before)]
+            row[f"validation, {part}"] = _beside(*shares)
+        row["minutes"] = _beside(*(f"{each.record.seconds / 60:.1f}" for each in (run, before)))
+        for column in ("natural", "wb_pgd") if both else ():
+            row[NAMES[column]] = _beside(*(percent(each.accuracy(column)) for each in evaluated))
+            if evaluated[0].content["data"] == evaluated[1].content["data"]:
+                now, then = (each.outcomes[column].astype(float) for each in evaluated)
+                ends = intervals.paired(now[None] - then[None])[:3]
+                shown = intervals.with_interval(*(100 * end for end in ends))
+                row[f"{NAMES[column]}, difference"] = shown
+    return pd.DataFrame.from_dict(table, "index")
+
+
+def _beside(now: str, then: str) -> str:
+    return f"{now} (published {then})" if now or then else ""
 
 
 def difference(ours: Reproduction, first: str, second: str, column: str = "wb_pgd") -> str:

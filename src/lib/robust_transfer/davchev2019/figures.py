@@ -92,30 +92,32 @@ def _heatmap(
     axis.vlines(walls, 0, len(values), color=figures.RED, linewidth=2)
 
 
-def survival(tables: dict[str, pd.DataFrame]) -> Figure:
+def survival(title: str, table: pd.DataFrame, top: float) -> Figure:
     """White-box PGD accuracy of transfers against how much of the network was retrained.
 
+    Half as wide as a page, so that two stand side by side, or one below the other on a telephone.
+
     Args:
-        tables: title → accuracies in [0, 1], as made by ``tables.results``.
+        title: whose accuracies these are.
+        table: in [0, 1], as made by ``tables.results``.
+        top: upper end of the scale, in percent.
 
     Returns:
-        One panel per table, with a line for each training in ``SURVIVAL`` and, dashed, what
-        training against PGD without a source gives.
+        A line for each training in ``SURVIVAL`` and, dashed, what training against PGD without a
+        source gives.
     """
-    figure, axes = figures.subplots(1, len(tables), 3.6, sharey=True)
-    for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
-        scratch = 100 * table.loc["pgd", "wb_pgd"]
-        axis.axhline(
-            scratch, color=figures.INK, linestyle="--", label="no source,\ntrained against PGD"
-        )
-        for (source, target), label in SURVIVAL.items():
-            found = [100 * table.loc[f"{source}-{target}-{s}", "wb_pgd"] for s in STRATEGIES]
-            style = "o-" if source == "pgd" else "s:"
-            colour = figures.COLOURS[target]
-            axis.plot(list(MOVED.values()), found, style, color=colour, label=label)
-        axis.set(title=title, xlim=(-0.25, 2.25), xlabel="retrained")
-    axes[0, 0].set(ylabel="accuracy under PGD (%)", ylim=(-2, None))
-    figures.shared_legend(figure, "lower center", 2)
+    figure, ((axis,),) = figures.subplots(1, 1, 3.9)
+    figure.set_figwidth(figures.WIDTH / 2 - 0.1)
+    scratch, alone = 100 * table.loc["pgd", "wb_pgd"], "no source,\ntrained against PGD"
+    axis.axhline(scratch, color=figures.INK, linestyle="--", label=alone)
+    for (source, target), label in SURVIVAL.items():
+        found = [100 * table.loc[f"{source}-{target}-{s}", "wb_pgd"] for s in STRATEGIES]
+        style = "o-" if source == "pgd" else "s:"
+        colour = figures.COLOURS[target]
+        axis.plot(list(MOVED.values()), found, style, color=colour, label=label)
+    axis.set(title=title, xlim=(-0.25, 2.25), xlabel="retrained", ylim=(-2, top))
+    axis.set_ylabel("accuracy under PGD (%)")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=figures.SMALL)
     return figure
 
 

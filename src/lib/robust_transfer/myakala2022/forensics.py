@@ -7,7 +7,6 @@ import pandas as pd
 
 from robust_transfer.evaluation.budgets import Budgets
 from robust_transfer.myakala2022 import printed, repeats
-from robust_transfer.myakala2022.experiment import words
 from robust_transfer.myakala2022.measured import MeasuredCell
 
 MISTAKES = {
@@ -77,7 +76,7 @@ def needed_epsilons(cells: Sequence[MeasuredCell]) -> pd.DataFrame:
             line[f"{attack.upper()} keeps in the paper"] = f"{100 * share:.0f} %"
             size = repeats.reached(curve / curve.iloc[0], share)
             line[f"ours does at ε · 255 ({attack.upper()})"] = _size(size, curve.index[1])
-        lines[f"{cell.task}, {words(cell.strategy)}"] = line
+        lines[f"{cell.task}, {cell.marked}"] = line
     return pd.DataFrame.from_dict(lines, "index")
 
 

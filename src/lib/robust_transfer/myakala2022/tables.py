@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from robust_transfer.claims.outcome import ALPHA
 from robust_transfer.data.registry import DATASETS
 from robust_transfer.evaluation.budgets import NATURAL, Condition
 from robust_transfer.evaluation.intervals import with_interval
@@ -43,7 +44,7 @@ def data_line(study: Study, cells: Sequence[MeasuredCell]) -> str:
     return (
         f"Study {study.study}: {study.repeats} repeats of {len(cells)} cells on "
         f"{tasks}, from {start} (source data {study.source_dataset}, "
-        f"{study.source_train_size:,} images), {effort}."
+        f"{study.source_train_size:,} images), {effort}, measuring included."
     )
 
 
@@ -160,6 +161,25 @@ def compared(pairs: Sequence[repeats.CellPair], attack: str, epsilon: float) -> 
         }
     )
     return shown.set_axis([f"{a.task}: {a.marked} − {b.marked}" for a, b in pairs])
+
+
+def settled(pairs: Sequence[repeats.CellPair], attack: str, epsilons: Sequence[float]) -> str:
+    """One sentence on the comparisons that survive Holm's correction, at every epsilon."""
+    said = []
+    for epsilon in epsilons:
+        tests = repeats.compare(pairs, attack, epsilon)
+        sure = [
+            f"{a.task}, {a.label} − {b.label} {with_interval(row.difference, row.low, row.high)} "
+            f"points (p = {repeats.p_words(row.adjusted)})"
+            for (a, b), row in zip(pairs, tests.itertuples(), strict=True)
+            if row.adjusted < ALPHA and row.sd > 0
+        ]
+        found = f"{len(sure)} of {len(pairs)} differences between strategies survive the correction"
+        said.append(
+            f"at ε = {epsilon_words(epsilon)} {found}" + f" ({'; '.join(sure)})" * any(sure)
+        )
+    text = ", ".join(said)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def strategy_pairs(cells: Sequence[MeasuredCell]) -> list[repeats.CellPair]:

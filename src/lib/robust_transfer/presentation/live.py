@@ -101,6 +101,14 @@ def collect(runs: list, theirs, scale: str) -> Records:
     return Records(content)
 
 
+def one_decimal(value: float) -> str:
+    """A number as ``f"{value:.1f}"`` has it; Brython's own formatting rounds twice."""
+    above, below = value.as_integer_ratio()
+    tenths, left = divmod(10 * abs(above), below)
+    tenths += 2 * left > below or (2 * left == below and tenths % 2)
+    return f"{'-' if value < 0 else ''}{tenths // 10}.{tenths % 10}"
+
+
 def table(rows: list, header: list) -> Html:
     """A table of rows of cells; numbers get one decimal."""
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in header)
@@ -110,7 +118,7 @@ def table(rows: list, header: list) -> Html:
 
 
 def _cell(value: object) -> str:
-    text = f"{value:.1f}" if isinstance(value, float) else str(value)
+    text = one_decimal(value) if isinstance(value, float) else str(value)
     return f"<td>{html.escape(text)}</td>"
 
 
@@ -130,8 +138,8 @@ def bars(values: dict, marks: dict | None = None) -> Html:
         if marks:
             x = 130 + 3 * marks[name]
             parts.append(f'<path d="M{x:.1f} {y + 4}l6 7l-6 7l-6 -7z" fill="#fff" stroke="#333"/>')
-        parts.append(_text(490, y + 15, f"{value:.1f}", "end"))
-    said = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
+        parts.append(_text(490, y + 15, one_decimal(value), "end"))
+    said = ", ".join(f"{name} {one_decimal(value)}" for name, value in values.items())
     return _drawing(495, 22 * len(values), "".join(parts), f"Bars in percent: {said}")
 
 
@@ -153,7 +161,7 @@ def heatmap(rows: list, columns: list, value) -> Html:
             ink = "#000" if share > 0.5 else "#fff"
             place = f'x="{130 + 66 * j}" y="{20 + 20 * i}" width="66" height="20"'
             parts.append(f'<rect {place} fill="{_cividis(share)}"/>')
-            parts.append(_text(163 + 66 * j, 34 + 20 * i, f"{percent:.1f}", "middle", ink))
+            parts.append(_text(163 + 66 * j, 34 + 20 * i, one_decimal(percent), "middle", ink))
     parts += [_text(125, 34 + 20 * i, row, "end") for i, row in enumerate(rows)]
     size = 130 + 66 * len(columns), 20 + 20 * len(rows)
     return _drawing(*size, "".join(parts), f"Heatmap of {len(rows)} rows: {', '.join(columns)}")

@@ -36,8 +36,13 @@ def percent(share: float | None) -> str:
 
 
 def percent_interval(share: float, low: float, high: float) -> str:
-    """Write an accuracy of [0, 1] and its interval in percent, which no line break divides."""
-    return f"{percent(share)} [{percent(low)},\N{NO-BREAK SPACE}{percent(high)}]"
+    """Write an accuracy of [0, 1] and its interval in percent, which no line break divides.
+
+    Ends that one decimal does not tell apart get two.
+    """
+    digits = 1 if percent(low) != percent(high) else 2
+    ends = [f"{100 * end:.{digits}f}" for end in (low, high)]
+    return f"{percent(share)} [{ends[0]},\N{NO-BREAK SPACE}{ends[1]}]"
 
 
 def network_minutes(records: Collection[Record], digits: int, measuring: float = 0.0) -> str:
