@@ -15,6 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 EXECUTED, SOURCE = "book/_executed/", "notebooks/"
+DESCRIPTION = '<meta name="description" content="{}" />'
 LONG = 80
 """Letters up to which a field's default is shown."""
 
@@ -26,6 +27,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", remove_buttons)
     app.connect("html-page-context", open_source, priority=900)
     app.connect("html-page-context", describe, priority=900)
+    app.connect("html-page-context", load_excerpts)
     app.connect("html-page-context", drop_roles, priority=900)
     app.connect("html-page-context", name_toggles, priority=900)
     app.connect("build-finished", write_excerpts)
@@ -71,24 +73,28 @@ def describe(
     app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None
 ) -> None:
     """Describe a page by its first paragraph, for search engines and previews of links."""
-    text = first_words(doctree) if doctree else ""
-    content = escape(text or f"Part of the book {app.config.html_title}")
-    tag = f'<meta name="description" content="{content}" />'
-    context["metatags"] = context.get("metatags", "") + tag
+    paragraph = next(doctree.findall(nodes.paragraph), None) if doctree else None
+    text = paragraph.astext() if paragraph else f"Part of the book {app.config.html_title}"
+    content = escape(shorten(text, 160, placeholder=" …"))
+    context["metatags"] = context.get("metatags", "") + DESCRIPTION.format(content)
+
+
+def load_excerpts(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None
+) -> None:
+    """Give the search the descriptions of pages, which it cannot fetch from disk."""
     if pagename == "search":
         app.add_js_file("excerpts.js")
 
 
-def first_words(doctree: nodes.document) -> str:
-    """The beginning of a page's first paragraph."""
-    paragraph = next(doctree.findall(nodes.paragraph), None)
-    return shorten(paragraph.astext(), 160, placeholder=" …") if paragraph else ""
-
-
 def write_excerpts(app: Sphinx, exception: Exception | None) -> None:
-    """Write the first words of all pages for the search, which cannot fetch them from disk."""
+    """Write the descriptions of all pages into one script."""
     if exception is None:
-        said = {page: first_words(app.env.get_doctree(page)) for page in app.env.found_docs}
+        start, end = DESCRIPTION.split("{}")
+        said = {}
+        for page in app.env.found_docs:
+            written = Path(app.outdir, f"{page}.html").read_text(encoding="utf-8")
+            said[page] = written.partition(start)[2].partition(end)[0]
         script = Path(app.outdir, "_static", "excerpts.js")
         script.write_text(f"window.EXCERPTS = {json.dumps(said)};\n", encoding="utf-8")
 
