@@ -8,7 +8,7 @@ RESULTS_DIR ?= results
 TORCH ?=
 BIN := .venv/bin
 
-.PHONY: reproduce run book verify test test-slow test-all benchmark publish lock clean
+.PHONY: reproduce run book pdf verify test test-slow test-all benchmark publish lock clean
 
 reproduce: run  ## the whole way on the embedded images, then the book
 
@@ -17,6 +17,12 @@ run: .venv/installed  ## train, evaluate, execute the notebooks, build the book
 
 book: .venv/installed  ## the published book, from the records in book/results
 	$(BIN)/python -m robust_transfer run --published --results-dir "$(RESULTS_DIR)"
+
+pdf: .venv/installed  ## the book that was built last as one PDF; asks for Debian's chromium
+	$(BIN)/jupyter-book build --builder singlehtml .
+	cp _build/singlehtml/book/intro.html _build/singlehtml/whole.html  # its links begin here
+	chromium --headless --no-sandbox --no-pdf-header-footer --virtual-time-budget=10000 \
+	  --print-to-pdf=_build/robust-transfer.pdf _build/singlehtml/whole.html
 
 CELL ?= pgd-pgd-all wb_pgd
 verify: .venv/installed  ## attack a published network again, image by image: CELL='pgd-pgd-all wb_pgd'
