@@ -3,6 +3,8 @@
 import hashlib
 import pickle
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -403,3 +405,14 @@ def test_small_pictures_are_enlarged_and_fine_stripes_do_not_alias():
     stripes[:, ::2] = 255
     small = layouts.decode(layouts.in_memory([stripes]), "stripes", 16)
     assert np.abs(small[..., 2:-2].astype(int) - 127).max() <= 8
+
+
+def test_kinds_of_pictures_are_those_that_torchvisions_folders_know():
+    assert layouts._READ == torchvision.datasets.folder.IMG_EXTENSIONS
+
+
+def test_neither_torchvision_nor_pytorchs_compiler_is_loaded_before_it_is_used():
+    asked = "from robust_transfer.davchev2019 import claims; import sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True).stdout
+    assert "robust_transfer.davchev2019.experiment" in loaded.split()
+    assert not {"torchvision", "torch._dynamo"} & {*loaded.split()}  # each takes seconds

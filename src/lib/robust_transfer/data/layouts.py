@@ -14,8 +14,6 @@ import pandas as pd
 import pyarrow.parquet as parquet
 import torch
 from PIL import Image
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from robust_transfer.data import decoding, glyphs
 
@@ -137,11 +135,14 @@ class Parquet(DataSet):
 class Cifar(Parquet):
     """CIFAR as parquet shards, or else as torchvision keeps, or may put, its download."""
 
-    torchvision_class: type
+    torchvision_class: str
 
     def find_elsewhere(self, stem: str, count: int, data_dir: str) -> Found:
+        from torchvision import datasets
+
+        kept = getattr(datasets, self.torchvision_class)
         try:
-            found = self.torchvision_class(data_dir, train=stem == "train", download=True)
+            found = kept(data_dir, train=stem == "train", download=True)
         except Exception as error:
             absent = f"no {self.name}/{stem}-*.parquet, and torchvision's {self.name} is neither"
             said = f"{absent} there nor could be downloaded ({error})"
@@ -158,6 +159,8 @@ class ClassFolders(DataSet):
     """
 
     def find(self, split: str, count: int, data_dir: str) -> Found:
+        from torchvision.datasets import ImageFolder
+
         folder = self.folder(data_dir) / {"train": "train", "test": "val"}[split]
         try:
             found = ImageFolder(folder, is_valid_file=_is_picture)
@@ -175,7 +178,7 @@ class ClassFolders(DataSet):
         shown = (file for file in sorted(folder.glob("*/*")) if not file.name.startswith("."))
         if unread := [file for file in shown if file.suffix.lower() in _NOT_READ]:
             said = f"{unread[0]} is an image of a kind that is not read"
-            kinds = " ".join(IMG_EXTENSIONS)
+            kinds = " ".join(_READ)
             raise ValueError(f"data_dir = '{data_dir}': {said}; allowed are {kinds}")
         self.check_count(split, count, len(found))
         order = np.random.RandomState(SEED).permutation(len(found))
@@ -268,11 +271,13 @@ def _once(file: Path, names: pd.Series) -> pd.Series:
     return names
 
 
-_NOT_READ = {*Image.registered_extensions()} - {*IMG_EXTENSIONS}
+_READ = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_NOT_READ = {*Image.registered_extensions()} - {*_READ}
+"""Kinds of image files: those that torchvision's ``ImageFolder`` knows, and others."""
 
 
 def _is_picture(file: str) -> bool:
-    return file.lower().endswith(IMG_EXTENSIONS) and not Path(file).name.startswith(".")
+    return file.lower().endswith(_READ) and not Path(file).name.startswith(".")
 
 
 def numbered(count: int) -> list[str]:

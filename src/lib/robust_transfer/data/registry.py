@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import AfterValidator
-from torchvision.datasets import CIFAR10, CIFAR100
 
 from robust_transfer import paths
 from robust_transfer.config import one_of
@@ -26,13 +25,13 @@ DATASETS: dict[str, DataSet] = {
                 *("airplane", "automobile", "bird", "cat", "deer"),
                 *("dog", "frog", "horse", "ship", "truck"),
             ],
-            torchvision_class=CIFAR10,
+            torchvision_class="CIFAR10",
         ),
         cifar(
             name="cifar100",
             class_names=numbered(100),
             label_column="fine_label",
-            torchvision_class=CIFAR100,
+            torchvision_class="CIFAR100",
         ),
         *(
             layouts.Drawn(name=task, class_names=glyphs.class_names(task), side=glyphs.SIZE)

@@ -2,7 +2,8 @@
 
 They are torchvision's, taken apart into the parts that transfer strategies name. Images come in
 [0, 1] on the pixel grid of their data set; normalising and resizing are part of the network, so an
-adversary moves the data's own pixels and gradients flow back to them.
+adversary moves the data's own pixels and gradients flow back to them. Torchvision is imported where
+it is used: that takes as long as importing PyTorch, and most runs never ask for it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,9 +12,7 @@ from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
-from torchvision.models import DenseNet, ResNet, VisionTransformer
 
 from robust_transfer.files import sha256
 
@@ -79,7 +78,7 @@ class Tokens(nn.Module):
     With the weights of a torchvision ``VisionTransformer`` (Dosovitskiy et al. 2021, §3.1).
     """
 
-    def __init__(self, network: VisionTransformer) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.conv_proj, self.class_token = network.conv_proj, network.class_token
         self.pos_embedding, self.dropout = network.encoder.pos_embedding, network.encoder.dropout
@@ -97,9 +96,7 @@ class ClassToken(nn.Module):
         return tokens[:, 0]
 
 
-def backbone(
-    network: ResNet | DenseNet | VisionTransformer, normalise: Normalise, size: int | None
-) -> Backbone:
+def backbone(network: nn.Module, normalise: Normalise, size: int | None) -> Backbone:
     """Take a torchvision network apart; the backbone gives the same logits, with the same weights.
 
     The last of a CNN's stages is ``stage3``, the one before ``stage2``, those before are
@@ -107,25 +104,27 @@ def backbone(
     each stage has a third.
 
     Args:
-        network: the weights are shared with it.
+        network: ``ResNet``, ``DenseNet`` or ``VisionTransformer``; the weights are shared with it.
         normalise: what its images were normalised with.
         size: height and width of the images it takes; None if it takes any.
 
     Raises:
         ValueError: a network of another kind.
     """
+    from torchvision import models
+
     match network:
-        case ResNet():
+        case models.ResNet():
             stem = [network.conv1, network.bn1, network.relu, network.maxpool]
             stages = [network.layer1, network.layer2, network.layer3, network.layer4]
             cuts, end = (2, 3), [network.avgpool, nn.Flatten()]
             head = network.fc
-        case DenseNet():
+        case models.DenseNet():
             stem, stages = network.features[:4], list(network.features[4:])
             cuts = (-4, -2)  # stages are block, transition, …, block, norm
             end = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
             head = network.classifier
-        case VisionTransformer():
+        case models.VisionTransformer():
             stem, stages = [Tokens(network)], list(network.encoder.layers)
             cuts = (len(stages) // 3, 2 * len(stages) // 3)
             end = [ClassToken(), network.encoder.ln]
@@ -150,7 +149,9 @@ def imagenet(name: str, classes: int, pretrained: bool = False) -> Backbone:
     Raises:
         OSError: weights that can neither be downloaded nor read.
     """
-    network = (downloaded if pretrained else torchvision.models.get_model)(IMAGENET[name])
+    from torchvision import models
+
+    network = (downloaded if pretrained else models.get_model)(IMAGENET[name])
     model = backbone(network, Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), size=224)
     model.head = nn.Linear(model.head.in_features, classes)
     return model
@@ -162,14 +163,16 @@ def downloaded(name: str) -> nn.Module:
     Raises:
         OSError: weights that can neither be downloaded nor read; says where the file must lie.
     """
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    from torchvision import models
+
+    weights = models.get_model_weights(name).IMAGENET1K_V1
     file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     checked = {"progress": False, "check_hash": True, "weights_only": True}
     try:  # torchvision itself would trust a file that is there, and run what it says
         torch.hub.load_state_dict_from_url(weights.url, **checked)
         if not sha256(file).startswith(file.stem.split("-")[-1]):
             raise OSError("its hash is not the one in its name")
-        return torchvision.models.get_model(name, weights=weights)
+        return models.get_model(name, weights=weights)
     except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
         why = str(error) if "hash" in str(error) else type(error).__name__
         lack = f"no weights of {name} ({why})"
@@ -183,6 +186,8 @@ def densenet40(classes: int) -> Backbone:
     As for CIFAR (Huang et al. 2017, §3), the stem is one 3×3 convolution. With 10 classes it has
     176,122 weights.
     """
+    from torchvision.models import DenseNet
+
     channels = 24
     network = DenseNet(12, (6, 6, 6), channels, num_classes=classes)
     model = backbone(network, Normalise(), size=None)
@@ -196,6 +201,8 @@ def vit6(classes: int) -> Backbone:
 
     With 10 classes it has 811,146 weights; images of another size are resized.
     """
+    from torchvision.models import VisionTransformer
+
     network = VisionTransformer(
         image_size=32,
         patch_size=4,

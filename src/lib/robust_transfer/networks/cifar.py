@@ -116,7 +116,10 @@ class DenseNet(nn.Module):
 
 
 def initialise(model: nn.Module) -> None:
-    """Draw convolution and linear weights Kaiming-normal, in place (protocol §1)."""
+    """Draw convolution and linear weights Kaiming-normal, in place (protocol §1).
+
+    What has a shape alone is left as it is: there PyTorch would load its compiler to draw nothing.
+    """
     for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight)

@@ -132,20 +132,22 @@ def check_answers(name: str, side: int) -> None:
 @lru_cache
 def _wrong_answer(network: Callable[[int], nn.Module], side: int) -> str:
     """What is wrong with a network's answer to three images of two classes; empty if nothing is."""
-    try:
-        with torch.no_grad():
-            given = _without_values(lambda: network(2).eval()(torch.zeros(3, 3, side, side)))
+    try:  # with values: to compute without any, PyTorch loads its compiler, which takes longer
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model = network(2).eval()
+            wrong_weights = _wrong_weights(model)
+            given = model(torch.zeros(3, 3, side, side))
     except Exception as error:
         return f"it cannot take images (N, 3, {side}, {side}): {' '.join(str(error).split())}"
     shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
     if shape == (3, 2):
-        return _wrong_weights(network)
+        return wrong_weights
     return f"of 3 images and 2 classes it makes {shape}; allowed are logits, one (N, classes)"
 
 
-def _wrong_weights(network: Callable[[int], nn.Module]) -> str:
-    """What is wrong with a network's weights; empty if nothing is."""
-    weights = dict(_without_values(lambda: network(2)).named_parameters())
+def _wrong_weights(model: nn.Module) -> str:
+    """What is wrong with the weights of a network that has answered nothing yet; "" if nothing."""
+    weights = dict(model.named_parameters())
     if not weights:
         return "it has no weights; allowed is a network to train"
     lazy = [name for name, value in weights.items() if isinstance(value, UninitializedParameter)]

@@ -5,11 +5,11 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy
 import torch
-import torchvision
 
 from robust_transfer import paths
 
@@ -20,7 +20,9 @@ def provenance(device: torch.device) -> dict:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{module.__name__: module.__version__ for module in (torch, torchvision, numpy)},
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),  # not imported for this: that takes seconds
+        "numpy": numpy.__version__,
         "commit": commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
