@@ -20,6 +20,8 @@ from robust_transfer.training.loop import TrainingConfig
 DEGREES = {0.05: "almost nothing", 0.2: "a little", 0.29: "about a quarter"}
 DEGREES |= {0.42: "about a third", 0.6: "about half", 0.8: "a good part", 0.95: "most"}
 """A share of robustness kept, up to so much → how it is called; from there on it is all."""
+ALIKE = 0.03
+"""Accuracies that differ by less are said to be alike."""
 RETRAINED = {"head": "with a new head alone", "stage3": "with the last stage retrained too"}
 RETRAINED |= {"all": "with every layer retrained"}
 """What a strategy trains on the target, for readers."""
@@ -59,14 +61,16 @@ def short(ours: pd.DataFrame) -> tuple[str, str]:
     )
     first, last = degree(shares["head"]), degree(shares["all"])
     more = f", and {last} once every layer is retrained" if first != last else ""
+    robust, natural = ours.loc[["pgd-pgd-all", "nat-pgd-all"], "wb_pgd"]
+    alike = abs(robust - natural) < ALIKE
+    matters = "it matters little where the network comes from" if alike else "the source matters"
     return (
         f"If the new task is learnt without attacks, {first} survives where only a new head is "
         f"trained{more}.",
         f"A network that is trained against the attack (PGD) on the new task alone gets "
         f"{left['pgd']} of the attacked images right. A robust source that is retrained without "
-        f"attacks gets {found}. If every layer is retrained against the attack, it matters little "
-        f"where the network comes from: {left['pgd-pgd-all']} after a robust source, "
-        f"{left['nat-pgd-all']} after a natural one.",
+        f"attacks gets {found}. If every layer is retrained against the attack, {matters}: "
+        f"{left['pgd-pgd-all']} after a robust source, {left['nat-pgd-all']} after a natural one.",
     )
 
 
