@@ -26,17 +26,24 @@ window.liveRun = lambda source: run(source, _names)
     window.__BRYTHON__.runPythonSource(start, "live");
   }
 
-  const TOKENS =
-    /(#.*)|([rbf]*(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))|\b(and|as|break|def|elif|else|for|from|if|import|in|is|lambda|not|or|return|while)\b|\b(\d[\d.e_]*)|\b(abs|float|int|len|list|map|max|min|print|range|round|sorted|sum|zip|True|False|None)\b/g;
-  const CLASSES = [, "c1", "s2", "k", "mi", "nb"]; // the theme's, of each group
+  const KEYWORDS = "and|as|break|def|elif|else|for|from|if|import|in|is|lambda|not|or|return|while";
+  const BUILTINS = "abs|int|len|list|map|max|min|print|range|round|sorted|sum|zip|True|False|None";
+  const TOKENS = [
+    ["c1", /#.*/],
+    ["s2", /[rbf]*(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')/],
+    ["k", RegExp(`\\b(?:${KEYWORDS})\\b`)],
+    ["mi", /\b\d[\d.e_]*/],
+    ["nb", RegExp(`\\b(?:${BUILTINS})\\b`)],
+  ]; // by the theme's classes
+  const TOKEN = RegExp(TOKENS.map(([, token]) => `(${token.source})`).join("|"), "g");
 
   /* The source in colours, into an element that lies below the editor. */
   function colour(source, below) {
     below.replaceChildren();
     let seen = 0;
-    for (const match of source.matchAll(TOKENS)) {
+    for (const match of source.matchAll(TOKEN)) {
       const part = document.createElement("span");
-      part.className = CLASSES.find((name, group) => group && match[group]);
+      part.className = TOKENS.find((_, group) => match[group + 1])[0];
       part.textContent = match[0];
       below.append(source.slice(seen, match.index), part);
       seen = match.index + match[0].length;
@@ -61,7 +68,8 @@ window.liveRun = lambda source: run(source, _names)
     editor.spellcheck = false;
     editor.wrap = "off";
     output.setAttribute("aria-live", "polite");
-    const below = document.createElement("pre");
+    const below = document.createElement("div"); // the theme lets the keyboard stop at a pre
+    below.className = "live-colours";
     below.setAttribute("aria-hidden", "true");
     const both = document.createElement("div");
     both.className = "live-editor highlight";

@@ -242,7 +242,7 @@ def test_a_changed_cell_runs_in_the_page(made, reader):
     expect(output).to_contain_text(said, timeout=60_000)
     expect(output).to_contain_text(f"{low:.1f} to {high:.1f} %; the paper: 92.5 %")
     editor.fill("print(*(one_decimal(100 * (k / 10_000)) for k in range(10_001)))  # ties too")
-    assert cell.locator("pre .c1").inner_text() == "# ties too"
+    assert cell.locator(".live-colours .c1").inner_text() == "# ties too"
     editor.press("Control+Enter")
     expect(output).to_contain_text("100.0", timeout=60_000)
     assert output.inner_text().split() == [f"{100 * (k / 10_000):.1f}" for k in range(10_001)]

@@ -273,7 +273,7 @@ def _once(file: Path, names: pd.Series) -> pd.Series:
 
 _READ = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _NOT_READ = {*Image.registered_extensions()} - {*_READ}
-"""Kinds of image files: those that torchvision's ``ImageFolder`` knows, and others."""
+"""Kinds of image files that torchvision's ``ImageFolder`` knows, and all others."""
 
 
 def _is_picture(file: str) -> bool:
