@@ -177,7 +177,9 @@ def _training(network: Network, record: Record) -> dict[str, str]:
         "made for": network.role,
         "images": f"{config.dataset}, {config.train_size:,} to train, "
         f"{config.validation_size:,} to validate",
-        "began as": f'<a href="#{source}">{source}</a>, with a new head' if source else "noise",
+        "began as": f'<a href="#{source}">{source}</a>, with a new head'
+        if source
+        else "random weights",
         "frozen": FROZEN[config.strategy],
         "trained against": describe_attack(config.attack),
         "epochs": f"{config.epochs}, of which number {record.selected_epoch + 1} is kept",

@@ -69,7 +69,7 @@ def main_table(ours: pd.DataFrame, theirs: pd.DataFrame, name: str, cards: str =
 def _training(row: pd.Series) -> str:
     """What a network began as and how it was trained; a script finds the parts by their class."""
     kinds = {
-        "source": tables.DEFENCES.get(row["source"], "noise"),
+        "source": tables.DEFENCES.get(row["source"], "random weights"),
         "target": tables.DEFENCES[row["target"]],
         "retrained": tables.RETRAINED.get(row["strategy"], "from scratch"),
     }

@@ -40,7 +40,7 @@ def trainings(networks: list[Network], records: list[Record]) -> pd.DataFrame:
         config, validation = network.config, record.validation
         table[network.label] = {
             "data": config.dataset,
-            "inner attack": describe_attack(config.attack),
+            "trained against": describe_attack(config.attack),
             "epochs": config.epochs,
             "selected": record.selected_epoch + 1,
             "natural": percent(validation["natural"]),
