@@ -231,7 +231,7 @@ def test_main_table_says_ours_the_papers_the_difference_and_the_interval(ours, p
     assert 'title="95 % interval: 40.3 to 45.3"' in row[4]
     assert re.sub("<.*?>", "", row[5]) == "26.0 [24.0, 29.0]"  # the paper has none
     other = cells(shown, '<a href="../models.html#fgsm_no_ll">R<sub>fgsm_no_ll</sub></a>')
-    assert re.sub("<.*?>", "", other[1]) == "noise → FGSM, true labels, from scratch"
+    assert re.sub("<.*?>", "", other[1]) == "random weights → FGSM, true labels, from scratch"
     assert other[5] == ""
 
 
