@@ -16,6 +16,7 @@ from sphinx.config import Config
 
 EXECUTED, SOURCE = "book/_executed/", "notebooks/"
 DESCRIPTION = '<meta name="description" content="{}" />'
+"""What a page's head says of it, and the search reads again."""
 LONG = 80
 """Letters up to which a field's default is shown."""
 

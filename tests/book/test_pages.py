@@ -127,8 +127,8 @@ def test_the_book_is_cited_as_in_the_file_that_others_read(tmp_path, monkeypatch
     for field, where in (("doi", config["doi"]), ("repository-code", config["repository"]["url"])):
         assert cited.get(field, "") == where  # two files, one address
     assert cited["version"] == robust_transfer.__version__
-    said, study = pages.citations(), cited["references"][0]
-    for value in (cited["title"], cited["version"], study["title"], study["doi"]):
+    said, study, author = pages.citations(), cited["references"][0], cited["authors"][0]["name"]
+    for value in (cited["title"], author, cited["version"], study["title"], study["doi"]):
         assert f"{{{value}}}" in said
     assert "doi = {10.1/a}" not in said
     monkeypatch.setattr(paths, "ROOT", tmp_path)

@@ -180,12 +180,8 @@ def test_designs_say_what_is_run(cells):
 
 def test_differences_that_survive_the_correction_are_told():
     def lower_if_frozen(cell, seed, attack, epsilon):
-        jitter = (0.001, -0.001, 0.0)[seed] * (cell.strategy == "full_finetuning")
-        return (
-            accuracy(cell, seed, attack, epsilon)
-            + jitter
-            - 0.1 * (cell.strategy == "layer_freezing")
-        )
+        jitter, frozen = (0.001, -0.001, 0.0)[seed], cell.strategy == "layer_freezing"
+        return accuracy(cell, seed, attack, epsilon) + (-0.1 if frozen else jitter)
 
     pairs = tables.strategy_pairs(measure(table(TASKS), lower_if_frozen))
     said = tables.settled(pairs, "pgd", SHOWN)
