@@ -39,7 +39,7 @@ CASES = [
     (ThreatModel, {"epsilon": 16}, "epsilon = 16: .* 16 of 256 levels is 0.0625"),
     (profile, {"results_dir": 2024}, "results_dir = 2024: Input should be a valid string"),
     (profile, {"data_dir": ["a"]}, r"data_dir = \['a'\]: Input should be a valid string"),
-    (profile, {"profile": 7}, "profile = 7: allowed are fast, laptop, .*, or a file"),
+    (profile, {"profile": 7}, "profile = 7: allowed are fast, fifth, laptop, .*, or a file"),
     (study, {"study": "huge"}, "study = 'huge': allowed are laptop, paper, smoke, or a file"),
     (profile, {"epsilom": 0.1}, "unknown parameter epsilom; known: .*epsilon"),
     (Runner, {"workers": "two"}, "workers = 'two': "),

@@ -31,7 +31,7 @@ def test_words_follow_the_numbers():
     little, found = answer.short(
         ours(pgd=0.4, pgd_nat_head=0.1, pgd_nat_stage3=0.05, pgd_nat_all=0.0)
     )
-    assert "about a quarter survives where only" in little and "almost nothing once every" in little
+    assert "about a quarter survives where only" in little and ", and nothing once every" in little
     assert "10.0 % with a new head alone (25 % of that), 5.0 % with the last stage ret" in found
     most, _ = answer.short(ours(pgd=0.4, pgd_nat_head=0.36, pgd_nat_stage3=0.39, pgd_nat_all=0.37))
     assert most.endswith(", most survives where only a new head is trained.")
@@ -39,7 +39,7 @@ def test_words_follow_the_numbers():
     assert "the source matters: 44.4 % after a robust source, 41.2 % after a natural one" in robust
     _, alike = answer.short(ours(pgd=0.4, pgd_pgd_all=0.414, nat_pgd_all=0.412))
     assert "it matters little where the network comes from: 41.4 %" in alike
-    assert answer.degree(1.1) == "all" and answer.degree(0.0) == "almost nothing"
+    assert answer.degree(1.1) == "all" and answer.degree(0.03) == "almost nothing"
 
 
 def test_how_sure_the_headline_is_names_every_other_scale_that_is_published():

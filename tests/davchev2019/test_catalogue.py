@@ -8,7 +8,7 @@ import torch
 
 import robust_transfer as rt
 from robust_transfer import paths
-from robust_transfer.book import pages
+from robust_transfer.book import cards
 from robust_transfer.davchev2019 import experiment
 from robust_transfer.records.store import Store
 
@@ -55,7 +55,7 @@ def test_without_a_profile_it_is_the_one_that_the_book_shows():
     ("asked", "message"),
     [
         ({"name": "pdg"}, r"^name = 'pdg': allowed are .*, pgd, pgd-nat-all"),
-        ({"name": "pgd", "profile": "huge"}, r"^profile = 'huge': allowed are fast, laptop"),
+        ({"name": "pgd", "profile": "huge"}, r"^profile = 'huge': allowed are fast, fifth, laptop"),
         ({"name": "pgd", "profile": "smoke", "seed": 9}, r"^seed = '9': allowed are 1$"),
         ({"name": "pgd", "profile": "paper"}, r"^pgd: not published \(profile paper, seed 0\)$"),
         (
@@ -82,8 +82,8 @@ def test_a_card_says_the_line_that_loads_its_network_where_there_are_weights(nam
     profile = experiment.read_profile(paths.PROFILES / f"{name}.yaml")
     store = Store("none", paths.PUBLISHED / name)
     records = {network: store.find(network.config) for network in experiment.grid(profile)}
-    said = {network.id: pages._training(network, record) for network, record in records.items()}
+    said = {network.id: cards._training(network, record) for network, record in records.items()}
     line = f'<code>rt.load("pgd", profile="{name}")</code>'
     assert said["pgd"].get("load it") == (line if loads else None)
-    files = [pages._files(record.folder) for record in records.values()]
+    files = [cards._files(record.folder) for record in records.values()]
     assert {"without weights" in said for said in files} == {not loads}

@@ -283,3 +283,15 @@ def test_file_may_hold_what_the_table_says_in_words(paper):
     assert file(shown)["wb_pgd"].to_list() == pytest.approx(paper["wb_pgd"].to_list())
     two_levels = pd.DataFrame({"x": [1]}, index=pd.MultiIndex.from_tuples([("a", "b")]))
     assert file(show(two_levels)).index.to_list() == ["a"]
+
+
+def test_a_network_stands_beside_the_recipes_that_trained_it_and_the_papers():
+    shown = comparison.recipes("fgsm_no_ll")
+    assert {"<code>fifth</code>", "<code>fast</code>", "<code>overnight</code>"} < {*shown.index}
+    fifth, theirs = shown.loc["<code>fifth</code>"], shown.loc["the paper"]
+    same = ["network", "batch", "learning rate", "weight decay"]
+    assert (fifth[same] == theirs[same]).all() and 5 * fifth["epochs"] == theirs["epochs"] == 200
+    assert [*theirs[["natural", "FGSM", "PGD-7", "strong attacks"]]] == ["87.4", "88.5", "0.2", ""]
+    published = catalogue.published().set_index(["profile", "id"])
+    left = published.loc[("fifth", "fgsm_no_ll"), "strong"]
+    assert fifth["strong attacks"] == f"{100 * left:.1f}"

@@ -152,8 +152,8 @@ def test_paths_that_papermill_injects_are_no_parameters():
         ({"epochs": 0}, "epochs = 0"),
         ({"halves": "both"}, "halves = 'both'.*'separate' or 'joint'"),
         ({"device": "tpu"}, "device = 'tpu'.*'auto', 'cpu' or 'cuda'"),
-        ({"profile": "huge"}, "profile = 'huge': allowed are fast, laptop, .*, or a file"),
-        ({"profile": None}, "profile = '': allowed are fast, laptop, .*, or a file"),
+        ({"profile": "huge"}, "profile = 'huge': allowed are fast, fifth, laptop, .*, or a file"),
+        ({"profile": None}, "profile = '': allowed are fast, fifth, laptop, .*, or a file"),
     ],
 )
 def test_bad_value_is_named_in_one_line(change, message):

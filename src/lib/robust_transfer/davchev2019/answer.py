@@ -17,7 +17,7 @@ from robust_transfer.presentation.tables import percent
 from robust_transfer.runner import count_batches
 from robust_transfer.training.loop import TrainingConfig
 
-DEGREES = {0.05: "almost nothing", 0.2: "a little", 0.29: "about a quarter"}
+DEGREES = {0.0005: "nothing", 0.05: "almost nothing", 0.2: "a little", 0.29: "about a quarter"}
 DEGREES |= {0.42: "about a third", 0.6: "about half", 0.8: "a good part", 0.95: "most"}
 """A share of robustness kept, up to so much → how it is called; from there on it is all."""
 ALIKE = 0.03

@@ -12,13 +12,14 @@ from robust_transfer import paths
 from robust_transfer.claims import quantities
 from robust_transfer.claims.quantities import Accuracy
 from robust_transfer.claims.reproduction import Reproduction
-from robust_transfer.davchev2019 import catalogue, tables
+from robust_transfer.davchev2019 import catalogue, experiment, tables
 from robust_transfer.davchev2019.experiment import BUDGETS, Profile, grid
 from robust_transfer.davchev2019.runs import Run, find
 from robust_transfer.evaluation import intervals
 from robust_transfer.evaluation.accuracies import COLUMNS, NAMES, STRONG, Evaluation
 from robust_transfer.evaluation.budgets import HOPELESS, Budgets
 from robust_transfer.presentation.tables import doubted, percent, show, with_sd
+from robust_transfer.training.loop import TrainingConfig
 
 TOLERANCES = {"natural": 2.0, "bb_fgsm": 4.0, "bb_pgd": 4.0}
 BY_TARGET = {
@@ -216,6 +217,44 @@ def comparisons(runs: list[Run], pairs: Iterable[tuple[str, str]]) -> pd.DataFra
         }
     said = f"difference in {NAMES['wb_pgd']}"
     return pd.DataFrame(table.values(), index=pd.Index(table, name=said))
+
+
+def recipes(name: str) -> pd.DataFrame:
+    """One network trained by the recipe of every scale, and by the paper's, for readers.
+
+    Args:
+        name: a network trained from scratch; scales at which it met no strong attacks are left out.
+
+    Returns:
+        A row per scale, of what differs between the recipes, and of accuracies in percent: ours on
+        the first test images, under attacks of the paper's budget and then under all strong ones.
+    """
+    table = {}
+    for scale in experiment.SCALES:
+        profile, store = catalogue.read(scale)
+        (run,) = find(experiment.select(grid(profile), [name]), store, profile)
+        if run.strong:
+            left = {c: percent(run.strong.accuracy(c)) for c in ("natural", "fgsm", "pgd_7")}
+            left[STRONG] = percent(run.strong.accuracy(tables.LAST))
+            table[f"<code>{scale}</code>"] = _recipe(run.network.config) | left
+    (theirs,) = experiment.select(grid(Profile()), [name])
+    printed = tables.paper().loc[name, ["natural", "wb_fgsm", "wb_pgd"]].map(percent)
+    left = dict(zip(("natural", "fgsm", "pgd_7"), printed, strict=True))
+    table["the paper"] = _recipe(theirs.config) | left
+    shown = pd.DataFrame.from_dict(table, "index").rename_axis(columns="recipe").fillna("")
+    return shown.rename(columns=NAMES | tables.STAGES)
+
+
+def _recipe(config: TrainingConfig) -> dict[str, object]:
+    """What scales change about a training from scratch on the target."""
+    falls = "one cycle" if config.schedule == "one_cycle" else "steps"
+    return {
+        "network": config.network,
+        "epochs": config.epochs,
+        "batch": config.batch_size,
+        "learning rate": f"{config.learning_rate:g}, {falls}",
+        "weight decay": f"{config.weight_decay:g}",
+    }
 
 
 def with_published(own: list[Run], profile: Profile) -> pd.DataFrame:

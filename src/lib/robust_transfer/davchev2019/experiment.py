@@ -26,7 +26,7 @@ from robust_transfer.training.loop import TrainingConfig
 DEFENCES = ("nat", "fgsm", "fgsm_no_ll", "pgd")
 """How a network is trained; ``fgsm`` attacks predicted labels, ``fgsm_no_ll`` the true ones."""
 
-SCALES = ("paper", "fast", "overnight", "laptop")
+SCALES = ("paper", "fifth", "fast", "overnight", "laptop")
 """Profiles on CIFAR, from the paper's scale down."""
 
 PAPER_LAYERS = {"head": 1, "stage3": 18, "all": 56}
