@@ -1,4 +1,4 @@
-"""The pipeline: execute the notebooks in order with papermill, then build the book from them."""
+"""The pipeline: execute the notebooks with papermill, then build the book from them."""
 
 import ast
 import io
@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir
 from pathlib import Path
 
 import nbformat
@@ -22,7 +24,10 @@ from robust_transfer.files import lock, write_atomically, write_sealed
 from robust_transfer.myakala2022.experiment import STUDY_TABLE, Study, cells
 from robust_transfer.myakala2022.measured import MeasuredCell, Repeat, measurements
 from robust_transfer.records.store import RECORD, WEIGHTS, Record, Store, folder_name
+from robust_transfer.training import engine
 
+TRAINING = ("01_source", "02_transfer", "03_evaluation", "06_study")
+"""Train and measure what is missing, one after the other; the others only show what is there."""
 STUDY = ("06_study", "07_forensics")
 """Run at the scale of a study."""
 DEMONSTRATIONS = ("09_explore", "11_speed")
@@ -30,7 +35,9 @@ DEMONSTRATIONS = ("09_explore", "11_speed")
 
 
 def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
-    """Execute all notebooks in order and build the book.
+    """Execute all notebooks and build the book.
+
+    Those that only show something are executed side by side.
 
     Args:
         profile: file of paper A's experiment.
@@ -58,10 +65,25 @@ def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
     study_runner.announce(also)
     special = dict.fromkeys(STUDY, second)
     special |= dict.fromkeys(DEMONSTRATIONS, where | {"profile": "smoke"})
+    notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     with lock(paths.EXECUTED):  # two pipelines would write the same pages
-        for path in sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
-            execute(path.stem, special.get(path.stem, first))
+        with chdir(paths.NOTEBOOKS):  # as Jupyter would
+            execute_all({path.stem: special.get(path.stem, first) for path in notebooks})
         return build(protocol, runner.store, study, study_runner.store)
+
+
+def execute_all(parameters: dict[str, dict[str, object]]) -> None:
+    """Execute notebooks, given their parameters; those that train nothing side by side."""
+    for name in TRAINING:
+        execute(name, parameters[name])
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the kernels to come, which share the cores
+    with ThreadPoolExecutor(engine.cores()) as pool:
+        others = [pool.submit(execute, *of) for of in parameters.items() if of[0] not in TRAINING]
+        try:
+            for executed in others:
+                executed.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def execute(name: str, parameters: dict[str, object]) -> None:
@@ -74,7 +96,6 @@ def execute(name: str, parameters: dict[str, object]) -> None:
         executed,
         parameters,
         kernel_name="python3",
-        cwd=paths.NOTEBOOKS,
         progress_bar=False,
         stdout_file=sys.stdout,
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it would warn of TCP in every kernel

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robust_transfer.attacks import PGD, Attack, in_mode, input_gradient
 from robust_transfer.data.images import Images, to_float
+from robust_transfer.training.engine import folded
 
 
 def answers(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,9 +44,11 @@ def beliefs(
     Returns:
         A row per strength, a column per class; each row sums to 1.
     """
-    seen = torch.cat([attack(model, image, label) for attack in attacks.values()])
-    with in_mode(model, "eval"), torch.no_grad():
-        probabilities = model(seen).softmax(1)
+    with in_mode(model, "eval"):
+        target = folded(model)
+        seen = torch.cat([attack(target, image, label) for attack in attacks.values()])
+        with torch.no_grad():
+            probabilities = model(seen).softmax(1)
     return pd.DataFrame(probabilities.cpu().numpy(), index=pd.Index(attacks))
 
 
@@ -77,7 +80,8 @@ def shown_to_all(models: dict[str, nn.Module], images: Images, attack: Attack) -
     """
     found, (clean, labels) = {}, next(images.batches(len(images)))
     for attacked, model in models.items():
-        pixels = (255 * attack(model, clean, labels)).round().byte()
+        with in_mode(model, "eval"):
+            pixels = (255 * attack(folded(model), clean, labels)).round().byte()
         told = {name: answers(other, to_float(pixels)) for name, other in models.items()}
         found[attacked] = Shown(pixels, told)
     return found
@@ -102,7 +106,7 @@ class Surface:
 
 
 def loss_surface(
-    model: nn.Module, image: Tensor, label: Tensor, across: Tensor, reach: float, points: int = 33
+    model: nn.Module, image: Tensor, label: Tensor, across: Tensor, reach: float, points: int = 25
 ) -> Surface:
     """Loss around an image: one direction is the sign of the gradient, the other is given.
 
@@ -118,10 +122,11 @@ def loss_surface(
     """
     offsets = torch.linspace(-reach, reach, points, device=image.device)
     with in_mode(model, "eval"):
-        along = input_gradient(model, image, label).sign()
+        target = folded(model)
+        along = input_gradient(target, image, label).sign()
         shifted = image + offsets.view(-1, 1, 1, 1) * along  # (points, 3, H, W)
         with torch.no_grad():
-            rows = [model(shifted + offset * across) for offset in offsets]
+            rows = [target(shifted + offset * across) for offset in offsets]
     logits = torch.stack(rows).cpu()  # (points, points, classes)
     truth = label.cpu().expand(points, points)
     loss = F.cross_entropy(logits.movedim(2, 1), truth, reduction="none")
