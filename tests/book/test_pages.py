@@ -8,8 +8,8 @@ import yaml
 
 import robust_transfer
 from robust_transfer import paths
-from robust_transfer.book import pages
-from robust_transfer.davchev2019 import experiment, runs
+from robust_transfer.book import cards, pages
+from robust_transfer.davchev2019 import experiment, runs, tables
 from robust_transfer.evaluation.accuracies import NAMES
 from robust_transfer.records.store import Store
 
@@ -80,14 +80,37 @@ def test_a_card_says_that_a_network_was_published_without_weights(scale, tmp_pat
     store = Store(tmp_path / "mine", scale)
     networks = experiment.select(experiment.grid(SMOKE), ["nat", "pgd"])
     (store.find(networks[1].config).folder / "weights.safetensors").unlink()
-    shown = pages.cards(runs.find(networks, store, SMOKE))
+    shown = cards.folded(runs.find(networks, store, SMOKE))
     with_weights, without = shown.split('id="pgd"')
     assert "without weights" in without and "without weights" not in with_weights
 
 
+def test_the_cover_colours_the_layers_that_are_retrained_and_says_what_is_left(tmp_path):
+    store = Store(tmp_path, paths.PUBLISHED / "smoke")
+    ours = tables.results(runs.find(experiment.grid(SMOKE), store, SMOKE))
+    rows = pages.cover(SMOKE, ours).split("<div><span>")[1:]
+    assert [row.count('class="moved"') for row in rows] == [0, 1, 3, 8]  # of ResNet-8
+    assert {row.count("<rect") for row in rows} == {8}
+    left = [f"<strong>{100 * ours.loc[name, 'wb_pgd']:.1f} %" for name in pages.COVER]
+    assert all(share in row for share, row in zip(left, rows, strict=True))
+
+
+def test_the_demonstration_is_shown_seed_by_seed_near_its_records(tmp_path):
+    shown = pages.demonstration()
+    store = Store(tmp_path, paths.PUBLISHED / "smoke")
+    of = {run.network.id: run for run in runs.find(experiment.grid(SMOKE), store, SMOKE)}
+    for name in experiment.HEADLINE[::4]:
+        accuracy = of[name].evaluation.accuracy("wb_pgd")
+        near = pytest.approx(100 * accuracy, abs=2)  # another processor rounds otherwise
+        assert shown.loc[SMOKE.seed, of[name].label] == near
+    gaps = shown[f"{of['pgd-pgd-all'].label} − {of['pgd'].label}"]
+    assert len(gaps) == 6 and gaps[SMOKE.seed] == "+14.2"
+    assert sum(gap.startswith("+") for gap in gaps) == 5
+
+
 def card(profile, store, network: str) -> str:
     networks = experiment.select(experiment.grid(profile), [network])
-    return pages.cards(runs.find(networks, store, profile))
+    return cards.folded(runs.find(networks, store, profile))
 
 
 def test_a_card_calls_columns_by_their_names_in_the_order_of_every_table(tmp_path):

@@ -1,42 +1,38 @@
-"""The parts of the book's pages that are made of records: model cards, runs, scales.
+"""The parts of the book's pages that are made of records: the answer, runs, scales.
 
 ``write`` puts them beside the pictures of the pages, which include them. What the claims' pages
 show of judgements is written by the notebooks that judge.
 """
 
-import html
-from pathlib import Path
+import json
 
 import pandas as pd
 import yaml
+from torch import nn
 
 from robust_transfer import paths
+from robust_transfer.book import cards
+from robust_transfer.data.registry import DATASETS
 from robust_transfer.davchev2019 import answer, comparison, experiment, figures, runs, tables
-from robust_transfer.davchev2019.experiment import Network, Profile
+from robust_transfer.davchev2019.experiment import Profile
 from robust_transfer.davchev2019.runs import Run
-from robust_transfer.davchev2019.tables import LAST
-from robust_transfer.evaluation.accuracies import COLUMNS, NAMES, STRONG, Evaluation
+from robust_transfer.evaluation.intervals import signed
 from robust_transfer.myakala2022.experiment import Study, cells
-from robust_transfer.networks.transfer import STRATEGIES
+from robust_transfer.networks.registry import build
+from robust_transfer.networks.transfer import STRATEGIES, transplant
 from robust_transfer.presentation.figures import inline, svg
 from robust_transfer.presentation.tables import (
-    as_html,
-    describe_attack,
     percent,
-    percent_interval,
-    scrolling,
     show,
 )
-from robust_transfer.records.store import HISTORY, RECORD, WEIGHTS, Record, Store
-from robust_transfer.runner import count_weights
+from robust_transfer.records.store import Record, Store
 
-FROZEN = {None: "nothing", "all": "nothing", "head": "all but the head"}
-FROZEN |= {"stage3": "all but stage 3 and the head"}
-FILES = {"record": RECORD, "epochs": HISTORY, "weights": WEIGHTS, "outcomes": "evaluation-*.json"}
-FILES |= {"under strong attacks": "strong-*.json", "along the budget": "budgets-*.json"}
-"""What the folder of a record holds, by what it is to readers."""
 SHOWN = ("seed", "minutes", "configuration", "weights, SHA-256", "commit")
 """Columns of ``origins`` for which a page has room; the CSV has them all."""
+COVER = {"pgd": "trained against PGD on the new task", "pgd-nat-head": "robust source, new head"}
+COVER |= {"pgd-nat-stage3": "robust source, last stage retrained"}
+COVER |= {"pgd-nat-all": "robust source, every layer retrained"}
+"""Networks on the cover, for readers."""
 HASH = 12
 """Digits of a hash that are shown; the CSV has them all."""
 
@@ -53,13 +49,16 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     parts = {
         "answer": "<p><strong>{}</strong> {}</p>".format(*answer.short(ours)),
         "sure": f"<p>{answer.sure(own, again, profile)}</p>",
+        "cover": cover(profile, ours),
         "survival": f'<div class="panels">{"".join(survival(ours))}</div>',
         "cost": show(answer.cost(own), "cost").data,
-        "models": cards(own),
+        "models": cards.folded(own),
         "networks": show(short(trained[list(SHOWN)]), "networks", trained).data,
         "fingerprints": show(short(data), "fingerprints", data).data,
         "environments": show(environments(records + of_study), "environments").data,
         "scales": scales(profile, store),
+        "demonstration": show(demonstration(), "demonstration").data,
+        "recipes": show(comparison.recipes("fgsm_no_ll"), "recipes").data,
         "study_networks": show(by_cell(fine_tuned), "study_networks", fine_tuned).data,
     }
     paths.GENERATED.mkdir(parents=True, exist_ok=True)
@@ -67,6 +66,34 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
         (paths.GENERATED / f"{name}.html").write_text(part, encoding="utf-8")
     (paths.GENERATED / "cite.bib").write_text(citations(), encoding="utf-8")
     (paths.GENERATED / "figure1.svg").write_text(svg(figures.scheme(networks)), encoding="utf-8")
+
+
+def cover(profile: Profile, ours: pd.DataFrame) -> str:
+    """A robust source layer by layer, what of it is retrained naturally, and what that leaves."""
+    rows = ""
+    for name, words in COVER.items():
+        layers = _layers(profile, ours.loc[name, "strategy"])
+        widest, bars = max(channels for channels, _ in layers), ""
+        for place, (channels, moved) in enumerate(layers):
+            kind, height = "moved" if moved else "robust", 10 * channels / widest
+            bars += f'<rect class="{kind}" x="{place + 0.1:.1f}" y="{10 - height:.2f}" '
+            bars += f'width="0.8" height="{height:.2f}"/>'
+        count = sum(moved for _, moved in layers)
+        said = f"{count} of {len(layers)} layers retrained without attacks"
+        drawn = f'<svg role="img" aria-label="{said}" viewBox="0 0 {len(layers)} 10" '
+        drawn += f'preserveAspectRatio="none">{bars}</svg>'
+        left = f"<strong>{percent(ours.loc[name, 'wb_pgd'])} %</strong>"
+        rows += f"<div><span>{words}</span>{drawn}{left}</div>"
+    return f'<div class="cover">{rows}</div>'
+
+
+def _layers(profile: Profile, strategy: str | None) -> list[tuple[int, bool]]:
+    """Channels of every layer of a profile's network, and whether a transfer retrains it."""
+    model = build(profile.network, DATASETS[profile.target_dataset].classes, 0)
+    if transferred := strategy in STRATEGIES:
+        transplant(model, model.state_dict(), strategy)
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return [(max(w.shape[:2]), transferred and w.requires_grad) for w in weights]
 
 
 def survival(ours: pd.DataFrame) -> list[str]:
@@ -108,83 +135,6 @@ def _entry(kind: str, key: str, said: dict) -> str:
     fields |= {name: said[name] for name in ("version", "year", "url", "doi") if said.get(name)}
     lines = [f"  {name} = {{{value}}},\n" for name, value in fields.items()]
     return f"@{kind}{{{key},\n{''.join(lines)}}}\n"
-
-
-def cards(own: list[Run]) -> str:
-    """A model card for every network, as HTML that unfolds."""
-    return "\n".join(_card(run) for run in own)
-
-
-def _card(run: Run) -> str:
-    facts = _training(run.network, run.record)
-    measured = {column: _share(run.evaluation, column) for column in COLUMNS if run.evaluation}
-    if run.strong:
-        measured[STRONG] = f"{_share(run.strong, LAST)} withstand them"
-    facts |= {name: measured[column] for column, name in NAMES.items() if column in measured}
-    if run.doubts:
-        facts["doubts"] = "; ".join(run.doubts)
-    shown = pd.Series(facts).map(as_html)
-    shown["record"] = _files(run.record.folder)
-    table = shown.to_frame().to_html(header=False, escape=False, border=0)
-    name = run.network.id
-    summary = f"<summary>{run.label} <code>{name}</code></summary>"
-    return f'<details class="network" id="{name}">{summary}{scrolling(table)}</details>'
-
-
-def _share(evaluation: Evaluation, column: str) -> str:
-    """An accuracy with its interval, and of how many images."""
-    shares = evaluation.accuracy(column), *evaluation.interval(column)
-    return f"{percent_interval(*shares)} % of {evaluation.content['n']:,} images"
-
-
-def _files(folder: Path) -> str:
-    """A record's folder and what is in it, as HTML: with links where the repository has an address.
-
-    Records outside the checkout are called by their folder's name alone.
-    """
-    book = _read("_config.yml")["repository"]
-    url, branch = book["url"], book["branch"]
-    inside = folder.is_relative_to(paths.ROOT)
-    place = html.escape(folder.relative_to(paths.ROOT).as_posix() if inside else folder.name)
-    linked = url and folder.is_relative_to(paths.PUBLISHED)
-    files = [(kind, path.name) for kind, name in FILES.items() for path in folder.glob(name)]
-    if linked:
-        listed = [
-            f'<a href="{url}/blob/{branch}/{place}/{name}">{kind}</a>' for kind, name in files
-        ]
-        where = f'<a href="{url}/tree/{branch}/{place}"><code>{place}</code></a>'
-    else:
-        listed = [f"{kind} <code>{name}</code>" for kind, name in files]
-        where = f"<code>{place}</code>"
-    kept = "" if (folder / WEIGHTS).exists() else ", published without weights"
-    return f"{where}{kept}: {', '.join(listed)}"
-
-
-def _training(network: Network, record: Record) -> dict[str, str]:
-    """What a network is and how it came about."""
-    config, validation = network.config, record.validation
-    source = config.source.name if config.source else ""
-    scale = record.folder.parent
-    told = {"load it": f'<code>rt.load("{network.id}", profile="{scale.name}")</code>'}
-    if network.in_table:
-        words = f"make verify CELL='{network.id} wb_pgd' PROFILE={scale.name} DATA_DIR=DIR"
-        told["measure it again"] = f"<code>{words}</code>"
-    shares = [f"{percent(validation['natural'])} % without attack"]
-    if validation["adversarial"] is not None:
-        shares.append(f"{percent(validation['adversarial'])} % under its training attack")
-    return {
-        "what it is": f"{config.network}, {count_weights(config):,} weights",
-        "made for": network.role,
-        "images": f"{config.dataset}, {config.train_size:,} to train, "
-        f"{config.validation_size:,} to validate",
-        "began as": f'<a href="#{source}">{source}</a>, with a new head'
-        if source
-        else "random weights",
-        "frozen": FROZEN[config.strategy],
-        "trained against": describe_attack(config.attack),
-        "epochs": f"{config.epochs}, of which number {record.selected_epoch + 1} is kept",
-        "validation": ", ".join(shares),
-    } | (told if scale.parent == paths.PUBLISHED and (record.folder / WEIGHTS).exists() else {})
 
 
 def study_records(study: Study, store: Store) -> list[Record]:
@@ -236,6 +186,19 @@ def _compared(name: str, done: list[Run], again: list[Run]) -> str:
     if not (table := comparison.over_seeds(done + again)).empty:
         parts.append(show(table, f"seeds-{name}").data)
     return "".join([*parts, f"<p>{comparison.between_seeds(done + again)}</p>"])
+
+
+def demonstration() -> pd.DataFrame:
+    """What seeds change in the demonstration on drawn images, as it was measured once."""
+    file = paths.BOOK / "benchmarks" / "demonstration.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    smoke = experiment.read_profile(experiment.profile_path("smoke"))
+    labels = {network.id: network.label for network in experiment.grid(smoke)}
+    table = pd.DataFrame(rows).set_index("seed")
+    first, second = experiment.COMPARED[0]
+    gaps = (table[first] - table[second]).map(signed)
+    table[f"{labels[first]} − {labels[second]}"] = gaps
+    return table.rename(columns=labels).rename_axis(index=None, columns="seed")
 
 
 def origins(records: list[Record]) -> pd.DataFrame:
