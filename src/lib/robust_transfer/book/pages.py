@@ -155,20 +155,18 @@ def scales(shown: Profile, store: Store) -> str:
 
 
 def _scale(profile: Profile, store: Store) -> str:
-    """A section with the finished rows of one profile; empty if nothing is trained yet."""
+    """A section with the evaluated rows of one profile; empty if there are none."""
     own = runs.find(experiment.grid(profile), store, profile)
     again = runs.find(experiment.again(profile), store, profile)
     if any(run.network.in_table and run.evaluation is None for run in again):
         profile, again = profile.model_copy(update={"further_seeds": ()}), []  # wait for all seeds
-    done = [run for run in own if run.evaluation]
+    if not (done := [run for run in own if run.evaluation]):
+        return ""
     trained = [run for run in own + again if run.record]
-    head = f'<section id="{profile.profile}"><h2>Profile {profile.profile}</h2>'
-    if not done:
-        count = f"{len(trained)} of {len(own)} networks are trained, no row is evaluated yet."
-        return f"{head}<p>{count}</p></section>" if trained else ""
     ours, name = tables.results(done), f"table1-{profile.profile}"
     parts = [
-        f"{head}<p>{tables.data_line(profile, trained)}</p>",
+        f'<section id="{profile.profile}"><h2>Profile {profile.profile}</h2>',
+        f"<p>{tables.data_line(profile, trained)}</p>",
         comparison.main_table(ours, tables.paper().loc[ours.index], name).data,
         _compared(profile.profile, done, again),
     ]
