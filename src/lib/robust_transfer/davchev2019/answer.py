@@ -98,13 +98,15 @@ def sure(own: list[Run], again: list[Run], shown: Profile) -> str:
         f". Against a natural source, which was trained as long, a robust one adds "
         f"{_difference(here, *initialisation)} here."
     )
-    elsewhere_kept = [
-        f"{listed} % at the scale <code>{name}</code>"
-        for name, of in others.items()
-        if (listed := ", ".join(f"{100 * share:.0f}" for share in _kept(of)))
+    places = {"here": here} | {f"at the scale <code>{n}</code>": of for n, of in others.items()}
+    listed = [
+        f"{', '.join(f'{100 * share:.0f}' for share in shares)} % {place}"
+        for place, of in places.items()
+        if (shares := _kept(of))
     ]
-    if elsewhere_kept:
-        said += f" The shares kept depend on the scale, too: {'; '.join(elsewhere_kept)}."
+    if len(listed) > 1:
+        said += " The shares kept with a new head, with the last stage and with every layer "
+        said += f"retrained depend on the scale, too: {'; '.join(listed)}."
     return said
 
 
