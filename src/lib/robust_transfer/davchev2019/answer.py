@@ -81,24 +81,25 @@ def sure(own: list[Run], again: list[Run], shown: Profile) -> str:
     labels = [here.labels[name] for name in headline]
     pair = [Accuracy(name, "wb_pgd") for name in headline]
     claimed = intervals.signed(quantities.gap(tuple(pair), here.printed(*pair)))
+    met = {run.strong.content["n"] for run in own if run.strong}
+    first = f", which met the first {min(met):,} images alone" if met else ""
     said = (
         f"The paper's headline is the difference {labels[0]} − {labels[1]}: PGD training with and "
         f"without a robust source. The paper has {claimed} points of accuracy under white-box PGD. "
         f"Here it is {_difference(here, *headline)}, and {_difference(here, *headline, STRONG)} "
-        "under stronger attacks"
+        f"under stronger attacks{first}"
     )
     others = elsewhere(shown)
     for name, of in others.items():
-        said += f", at the scale <code>{name}</code> {_difference(of, *headline)}"
+        said += f"; at the scale <code>{name}</code> {_difference(of, *headline)}"
     if others:
         gaps = [of.gap(*pair) for of in (here, *others.values())]
         settled = all(gap.low > 0 for gap in gaps) or all(gap.high < 0 for gap in gaps)
         said += ". It has one sign at every scale" if settled else ". These runs do not settle it"
-    said += (
-        f". Against a natural source, which was trained as long, a robust one adds "
-        f"{_difference(here, *initialisation)} here."
-    )
     places = {"here": here} | {f"at the scale <code>{n}</code>": of for n, of in others.items()}
+    between = [f"{_difference(of, *initialisation)} {place}" for place, of in places.items()]
+    said += ". Between a robust and a natural source, trained as long and both retrained against "
+    said += f"PGD, the difference is {', '.join(between)}."
     listed = [
         f"{', '.join(f'{100 * share:.0f}' for share in shares)} % {place}"
         for place, of in places.items()
@@ -130,8 +131,8 @@ def cost(own: list[Run]) -> pd.DataFrame:
     for name in dict.fromkeys(name for pair in COMPARED for name in pair):
         run = by_id[name]
         config, row = run.network.config, {}
-        row["epochs"] = config.epochs
-        row["of its source"] = config.source.epochs if config.source else 0
+        row["own epochs"] = config.epochs
+        row["its source's"] = config.source.epochs if config.source else 0
         row["training cost, R_pgd = 1"] = f"{_passes(config) / whole:.2f}"
         row[NAMES["natural"]] = percent(run.evaluation.accuracy("natural"))
         row[NAMES["wb_pgd"]] = percent(run.evaluation.accuracy("wb_pgd"))

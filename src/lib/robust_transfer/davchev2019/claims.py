@@ -160,7 +160,7 @@ NATURAL_TARGETS = {
 FGSM = {
     "D01": Claim(*t_equiv("fgsm", "pgd", 2)),
     "D02": Claim(Difference("pgd", "fgsm", "wb_pgd"), Difference("fgsm", "pgd", "wb_fgsm")),
-    "D03": Claim(*leaks("fgsm_no_ll"), lacking="the angle between gradients is not in the records"),
+    "D03": Claim(*leaks("fgsm_no_ll"), lacking="no test of the angle between gradients"),
     "D04": Claim(Difference("fgsm", "fgsm_no_ll", "wb_pgd"), lacking=RESTARTS),
     "D20": Claim(
         *t_diff("fgsm", "fgsm-fgsm-all", BB, 15), Difference("fgsm", "fgsm-fgsm-all", "wb_pgd")

@@ -46,6 +46,7 @@ def trainings(networks: list[Network], records: list[Record]) -> pd.DataFrame:
             "natural": percent(validation["natural"]),
             "adversarial": percent(validation["adversarial"]),
             "minutes": f"{record.seconds / 60:.1f}",
+            "on": record.provenance["device"].split(",")[0],
         }
     return pd.DataFrame(table.values(), index=pd.Index(table, name="network"))
 
@@ -198,6 +199,7 @@ def data_line(profile: Profile, runs: list[Run]) -> str:
     return (
         f"Profile {profile.profile}: {profile.network}, {profile.source_dataset} to "
         f"{profile.target_dataset} with {profile.train_size:,} training images each, "
+        f"{profile.epochs} epochs from scratch and {profile.transfer_epochs} after a transfer, "
         f"{' and '.join(f'{n:,}' for n in sorted(sizes))} test images, {seeds}; "
         f"{network_minutes(records, digits=1)}, torch {', '.join(sorted(versions))}."
     )
