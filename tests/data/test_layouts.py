@@ -18,6 +18,7 @@ from pictures import drawn, write_image, write_shard
 
 from robust_transfer.data import glyphs, kept, layouts
 from robust_transfer.data.registry import DATASETS, load
+from robust_transfer.training.loop import TrainingConfig, images_at_hand
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +149,17 @@ def test_torchvisions_own_download_is_found(tmp_path, monkeypatch):
     loaded = load("cifar10", "train", 4, str(tmp_path))
     assert np.array_equal(loaded.pixels.numpy().transpose(0, 2, 3, 1), images[:4])
     assert loaded.labels.tolist() == [3, 1, 4, 1]
+
+
+def test_a_split_is_at_hand_if_it_needs_no_download(tmp_path):
+    cifar10 = DATASETS["cifar10"]
+    assert not cifar10.at_hand("test", str(tmp_path))
+    write_shard(tmp_path / "cifar10" / "test-00000-of-00001.parquet", drawn(2), [0, 1])
+    assert cifar10.at_hand("test", str(tmp_path)) and not cifar10.at_hand("train", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"no cifar10$"):  # a check downloads nothing
+        images_at_hand(TrainingConfig(), str(tmp_path))
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert cifar10.at_hand("train", str(tmp_path))
 
 
 # Embedded tasks.

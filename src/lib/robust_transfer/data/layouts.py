@@ -68,8 +68,8 @@ class DataSet:
             raise FileNotFoundError(f"data_dir = '{data_dir}': no such folder")
         return Path(data_dir) / self.name
 
-    def at_hand(self, data_dir: str) -> bool:
-        """Return whether there may be images in a folder, without a download."""
+    def at_hand(self, split: str, data_dir: str) -> bool:
+        """Return whether there may be images of a split in a folder, without a download."""
         return not data_dir or self.folder(data_dir).is_dir()
 
     def check_count(self, split: str, count: int, available: int) -> None:
@@ -137,12 +137,20 @@ class Cifar(Parquet):
 
     torchvision_class: str
 
-    def find_elsewhere(self, stem: str, count: int, data_dir: str) -> Found:
+    def at_hand(self, split: str, data_dir: str) -> bool:
+        if not data_dir or any(self.folder(data_dir).glob(f"{split}-*.parquet")):
+            return True
+        return Path(data_dir, self._kept().base_folder).is_dir()
+
+    def _kept(self) -> type:
+        """What torchvision keeps its download with."""
         from torchvision import datasets
 
-        kept = getattr(datasets, self.torchvision_class)
+        return getattr(datasets, self.torchvision_class)
+
+    def find_elsewhere(self, stem: str, count: int, data_dir: str) -> Found:
         try:
-            found = kept(data_dir, train=stem == "train", download=True)
+            found = self._kept()(data_dir, train=stem == "train", download=True)
         except Exception as error:
             absent = f"no {self.name}/{stem}-*.parquet, and torchvision's {self.name} is neither"
             said = f"{absent} there nor could be downloaded ({error})"

@@ -140,7 +140,7 @@ def same_images(config: MeasurementConfig, measured: Sequence[Measured], data_di
     """
     found = {result.content["data"] for result in measured}
     with suppress(FileNotFoundError):
-        if DATASETS[config.task.dataset].at_hand(data_dir):
+        if DATASETS[config.task.dataset].at_hand("test", data_dir):
             found.add(test_images(config, data_dir).fingerprint)
     if len(found) > 1:
         sets = ", ".join(sorted(digest[:12] for digest in found))

@@ -146,7 +146,7 @@ def images_at_hand(config: TrainingConfig, data_dir: str) -> tuple[Images, Image
     Raises:
         FileNotFoundError: there are none, or not without a download.
     """
-    if not DATASETS[config.dataset].at_hand(data_dir):
+    if not DATASETS[config.dataset].at_hand("train", data_dir):
         raise FileNotFoundError(f"data_dir = {data_dir!r}: no {config.dataset}")
     return load_data(config, data_dir)
 
