@@ -21,8 +21,10 @@ typing-inspection, annotated-types and typing-extensions, by ``pip download --on
 here and ``pip install --no-index --find-links FOLDER pydantic`` there.
 
 With ``--workers 2`` or more NVIDIA's process service (MPS) is started, where there is one, and
-ended again: without it the kernels of several networks only take turns on a GPU. A refused option
-ends with one line and exit code 2, what fails later with exit code 1.
+ended again: without it the kernels of several networks only take turns on a GPU. Kill no single
+process under it: all others fail with it, and go on from their checkpoints in the next call only.
+Small kernels wait there for large ones, so measuring beside a training slows that many times over.
+A refused option ends with one line and exit code 2, what fails later with exit code 1.
 """
 
 import argparse
