@@ -40,6 +40,7 @@ def test_words_follow_the_numbers():
     _, alike = answer.short(ours(pgd=0.4, pgd_pgd_all=0.414, nat_pgd_all=0.412))
     assert "it matters little where the network comes from: 41.4 %" in alike
     assert answer.degree(1.1) == "all" and answer.degree(0.03) == "almost nothing"
+    assert answer.degree(0.0) == "nothing"
 
 
 def test_how_sure_the_headline_is_names_every_other_scale_that_is_published():

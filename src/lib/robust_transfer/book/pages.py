@@ -20,11 +20,8 @@ from robust_transfer.evaluation.intervals import signed
 from robust_transfer.myakala2022.experiment import Study, cells
 from robust_transfer.networks.registry import build
 from robust_transfer.networks.transfer import STRATEGIES, transplant
-from robust_transfer.presentation.figures import inline, svg
-from robust_transfer.presentation.tables import (
-    percent,
-    show,
-)
+from robust_transfer.presentation.figures import COLOURS, inline, svg
+from robust_transfer.presentation.tables import percent, show
 from robust_transfer.records.store import Record, Store
 
 SHOWN = ("seed", "minutes", "configuration", "weights, SHA-256", "commit")
@@ -75,9 +72,10 @@ def cover(profile: Profile, ours: pd.DataFrame) -> str:
         layers = _layers(profile, ours.loc[name, "strategy"])
         widest, bars = max(channels for channels, _ in layers), ""
         for place, (channels, moved) in enumerate(layers):
-            kind, height = "moved" if moved else "robust", 10 * channels / widest
-            bars += f'<rect class="{kind}" x="{place + 0.1:.1f}" y="{10 - height:.2f}" '
-            bars += f'width="0.8" height="{height:.2f}"/>'
+            kind, trained = ("moved", "nat") if moved else ("robust", "pgd")
+            height = 10 * channels / widest
+            bars += f'<rect class="{kind}" fill="{COLOURS[trained]}" x="{place + 0.1:.1f}" '
+            bars += f'y="{10 - height:.2f}" width="0.8" height="{height:.2f}"/>'
         count = sum(moved for _, moved in layers)
         said = f"{count} of {len(layers)} layers retrained without attacks"
         drawn = f'<svg role="img" aria-label="{said}" viewBox="0 0 {len(layers)} 10" '
