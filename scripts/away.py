@@ -8,6 +8,9 @@ Here, with the packs that came back:
 
     python -m scripts.away file --profile fast --data-dir DIR --packs PACKS
 
+A study goes the same way, with ``--study imagenet`` in place of the profile. Its fine-tuned
+networks are published without weights: those come along only where something is left to measure.
+
 A pack is a tar of records (configuration, history, weights, outcomes) and of checkpoints of what is
 not finished. On another machine the packs of before go along, and nothing is trained twice; what
 was filed at home is in ``book/results``, and goes along with the repository. On the same machine
@@ -45,12 +48,14 @@ import pandas as pd
 import torch
 
 from robust_transfer import paths
-from robust_transfer.config import Parser, say
+from robust_transfer.config import Parser, one_of, say
 from robust_transfer.data.registry import load
 from robust_transfer.davchev2019 import experiment
 from robust_transfer.davchev2019.experiment import Network, Profile
+from robust_transfer.evaluation import layers
 from robust_transfer.files import write_atomically
-from robust_transfer.records.store import CHECKPOINT, HISTORY, RECORD, WEIGHTS
+from robust_transfer.myakala2022.experiment import NONE, Cell, Study, cells, read_study
+from robust_transfer.records.store import CHECKPOINT, HISTORY, RECORD, WEIGHTS, Store, folder_name
 from robust_transfer.runner import Runner
 from robust_transfer.training.checkpoints import history
 
@@ -59,7 +64,7 @@ PACK_BYTES, PACKS = 16 << 20, 4
 PACKED = re.compile(
     r"[a-z0-9_-]+/"
     rf"({re.escape(RECORD)}|{re.escape(HISTORY)}|{re.escape(WEIGHTS)}|{re.escape(CHECKPOINT)}"
-    r"|(evaluation|strong|budgets)-[0-9a-f]{16}\.json)"
+    rf"|{re.escape(layers.NAME)}|(evaluation|strong|budgets)-[0-9a-f]{{16}}\.json)"
 )
 """Files of networks. Locks, damaged files and what is made anew in seconds are left out."""
 MEMORY, ROOM = Path("/dev/shm"), 1 << 30
@@ -73,6 +78,43 @@ SAMPLE = 200
 """Test images on which a network is attacked again at home."""
 CHECKED = ("natural", "wb_fgsm", "wb_pgd")
 """Columns in which a network is attacked again, as ``make verify`` does."""
+
+
+def work_study(study: Study, names: list[str], runner: Runner) -> None:
+    """Train and measure what is missing, adversarial trainings last, for they take longest.
+
+    Killed at any moment it loses an epoch at most.
+
+    Raises:
+        RuntimeError: some networks failed; the others were trained and measured.
+    """
+    chosen = sorted(select_cells(study, names), key=_effort)
+    sources = {config.source for cell in chosen for config in cell.configs if config.source}
+    runner.train(list(sources), weights=True)
+    runner.train_and_measure([wish for c in chosen for wish in (*c.wishes, *c.strong_wishes)])
+    for config in (c.configs[0] for c in chosen if c.treatment == ("full_finetuning", NONE)):
+        layers.get_or_measure(runner.store, config, runner.data_dir, runner.torch_device)
+
+
+def _effort(cell: Cell) -> int:
+    """Which cells come later: what is trained on attacked images, with other techniques last."""
+    return len(cell.techniques) if "augmentation" in cell.techniques else 0
+
+
+def select_cells(study: Study, names: list[str]) -> list[Cell]:
+    """The cells of these ids; all of them for an empty list."""
+    table = {cell.id: cell for cell in cells(study)}
+    return [table[one_of("networks", name, table)] for name in names or table]
+
+
+def measured(study: Study, store: Store) -> set[str]:
+    """Folders of networks of which nothing is left to measure."""
+    whole = {}
+    for cell in cells(study):
+        for config, how in (*cell.wishes, *cell.strong_wishes):
+            found = how.find(store, config) is not None
+            whole[folder_name(config)] = whole.get(folder_name(config), True) and found
+    return {name for name, found in whole.items() if found}
 
 
 def work(profile: Profile, networks: list[str], runner: Runner) -> None:
@@ -106,13 +148,16 @@ def select(profile: Profile, networks: list[str]) -> list[Network]:
     return experiment.select(experiment.grid(profile) + experiment.again(profile), networks)
 
 
-def pack(results: Path, packs: Path, home: Collection[str] = ()) -> list[Path]:
+def pack(
+    results: Path, packs: Path, home: Collection[str] = (), bare: Collection[str] = ()
+) -> list[Path]:
     """Put a results folder into packs, finished networks first, each whole in one pack.
 
     Args:
         results: the folder.
         packs: where packs are put, in the place of those of before.
         home: files of finished networks, as ``folder/name``, that came home before.
+        bare: folders whose weights stay.
 
     Returns:
         The folders that no longer fitted.
@@ -123,6 +168,7 @@ def pack(results: Path, packs: Path, home: Collection[str] = ()) -> list[Path]:
     folders: dict[Path, list[Path]] = {}
     for path in sorted(results.glob("*/*")):
         known = f"{path.parent.name}/{path.name}" in home and path.name != CHECKPOINT
+        known |= path.parent.name in bare and path.name == WEIGHTS
         if not known and PACKED.fullmatch(path.relative_to(results).as_posix()):
             folders.setdefault(path.parent, []).append(path)
     filled: list[list[Path]] = [[] for _ in range(PACKS)]
@@ -176,6 +222,25 @@ def _extract(pack: Path, folder: Path) -> None:
             write_atomically(folder / member.name, tar.extractfile(member).read())
 
 
+def file_study(study: Study, packs: Path, runner: Runner) -> list[str]:
+    """Unpack a study, and publish what is whole; see ``pipeline.publish_study``.
+
+    Returns:
+        What is not finished yet.
+    """
+    from robust_transfer.book import pipeline  # whose packages are not on a borrowed machine
+
+    results, published = Path(runner.results_dir), paths.PUBLISHED / study.folder
+    unpack(packs, results)
+    for folder in results.glob("*/"):
+        if (folder / RECORD).exists() and not (folder / WEIGHTS).exists():
+            for path in folder.iterdir():
+                if PACKED.fullmatch(f"{folder.name}/{path.name}"):
+                    write_atomically(published / folder.name / path.name, path.read_bytes())
+            shutil.rmtree(folder)
+    return pipeline.publish_study(study, runner.store)
+
+
 def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> list[str]:
     """Unpack, verify checksums and a sample of the outcomes, and publish what is whole.
 
@@ -207,7 +272,9 @@ def file(profile: Profile, packs: Path, runner: Runner, sample: list[str]) -> li
     return pipeline.publish(profile, runner.store)
 
 
-def run(options: argparse.Namespace, runner: Runner, given: list[str]) -> int:
+def run(
+    options: argparse.Namespace, chosen: Profile | Study, runner: Runner, given: list[str]
+) -> int:
     """Do what was ``given`` in a process that is ended after some seconds, and pack the results."""
     end = time.monotonic() + options.seconds
     results, packs = Path(runner.results_dir), Path(options.packs)
@@ -229,7 +296,8 @@ def run(options: argparse.Namespace, runner: Runner, given: list[str]) -> int:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)  # its workers too, so that nothing is written
             child.wait()
-    left_out = pack(results, packs, home)
+    bare = measured(chosen, runner.store) if isinstance(chosen, Study) else ()
+    left_out = pack(results, packs, home, bare)
     done = len(list(results.glob("*/record.json")))
     text = {None: "time is up", 0: "everything is done"}.get(code, f"stopped with exit code {code}")
     print(f"{text}: {done} networks are finished")
@@ -289,26 +357,35 @@ def main(arguments: list[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options = _parser().parse_args(given)
-        profile, runner = _checked(options)
+        chosen, runner = _checked(options)
     except (ValueError, OSError) as error:
         return say(error, 2)
     try:
         if options.command == "run":
-            return run(options, runner, given)
+            return run(options, chosen, runner, given)
+        study = isinstance(chosen, Study)
         if options.command == "work":
-            work(profile, options.networks, runner)
+            (work_study if study else work)(chosen, options.networks, runner)
         else:
-            missing = ", ".join(file(profile, Path(options.packs), runner, options.networks))
+            home = Path(options.packs), runner
+            left = file_study(chosen, *home) if study else file(chosen, *home, options.networks)
+            missing = ", ".join(left)
             print(f"not finished yet: {missing}" if missing else "everything is published")
     except (ValueError, OSError, RuntimeError) as error:
         return say(error, 1)
     return 0
 
 
-def _checked(options: argparse.Namespace) -> tuple[Profile, Runner]:
+def _checked(options: argparse.Namespace) -> tuple[Profile | Study, Runner]:
     """What the options say; an error, before minutes are spent, if they cannot work."""
-    profile = experiment.read_profile(experiment.profile_path(options.profile))
-    select(profile, options.networks)
+    if options.study:
+        chosen = read_study(paths.parameter_file("study", paths.STUDIES, options.study))
+        select_cells(chosen, options.networks)
+        needed = dict.fromkeys(cell.configs[0].dataset for cell in cells(chosen))
+    else:
+        chosen = experiment.read_profile(experiment.profile_path(options.profile))
+        select(chosen, options.networks)
+        needed = dict.fromkeys((chosen.source_dataset, chosen.target_dataset))
     for name in ("packs", "home", "data_dir"):
         setattr(options, name, os.path.expanduser(getattr(options, name)))
     if options.home and not Path(options.home).is_file():
@@ -322,16 +399,16 @@ def _checked(options: argparse.Namespace) -> tuple[Profile, Runner]:
             raise ValueError(f"{name} = {given!r}: no such folder")
     if options.command != "work":  # which a run has checked
         Path(options.packs).mkdir(parents=True, exist_ok=True)
-        for dataset in (profile.source_dataset, profile.target_dataset):
+        for dataset in needed:
             load(dataset, "test", 1, options.data_dir)
     away = options.command != "file" and MEMORY.is_dir()
     if not options.results_dir and away and shutil.disk_usage(MEMORY).free >= ROOM:
         results = MEMORY / f"robust_transfer-{os.getuid()}"
     else:
         results = paths.resolve(options.results_dir or "results")
-    return profile, Runner(
+    return chosen, Runner(
         results_dir=str(results),
-        published_dir=str(paths.PUBLISHED / profile.folder),
+        published_dir=str(paths.PUBLISHED / chosen.folder),
         data_dir=options.data_dir,
         workers=options.workers,
     )
@@ -357,7 +434,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("command", choices=("run", "work", "file"))
     add("--profile", default="fast", help="name or file of a profile")
-    add("--networks", default=[], nargs="*", help="ids; all without it")
+    add("--study", default="", help="name or file of a study, in place of a profile")
+    add("--networks", default=[], nargs="*", help="ids, of cells in a study; all without it")
     add("--seconds", default=540, type=_whole(1), help="from now to stopping and packing")
     add("--packs", default="packs", help="folder of the packs")
     add("--home", default="", help="file that lists what came home: ls -d */*")

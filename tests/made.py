@@ -23,7 +23,7 @@ def measure(table: list[Cell], accuracy, count: int = 100) -> list[MeasuredCell]
         MeasuredCell(
             **vars(cell),
             repeats=tuple(
-                Repeat(c.seed, None, _answers(cell, c.seed, accuracy, count)) for c in cell.configs
+                Repeat(c.seed, (), _answers(cell, c.seed, accuracy, count)) for c in cell.configs
             ),
         )
         for cell in table

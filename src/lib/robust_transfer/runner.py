@@ -163,6 +163,26 @@ class Runner(Config):
             same_images(how, [result for other, result in found if other == how], self.data_dir)
         return [result for _, result in found]
 
+    def train_and_measure(self, wanted: Sequence[Wish]) -> None:
+        """Take networks in their order, each to its last measurement before it makes room.
+
+        So those that come first are whole when time is up. What is measured with other networks,
+        as by a surrogate, is left to ``measure``.
+
+        Args:
+            wanted: see ``measure``; sources have been trained.
+
+        Raises:
+            RuntimeError: some networks failed; what is finished stays.
+        """
+        hows: dict[TrainingConfig, list[MeasurementConfig]] = {}
+        for config, how in wanted:
+            if how.find(self.store, config) is None:
+                hows.setdefault(config, []).append(how)
+        where = self.data_dir, self.torch_device
+        jobs = {c: partial(_train_and_measure, of, self.store, c, *where) for c, of in hows.items()}
+        self._run(jobs, "network", {config for config, _ in wanted})
+
     def _trained(self, wanted: Sequence[Wish]) -> list[Wish]:
         """What is not measured yet, all of it trained; a source or surrogate anew adds to it."""
         while True:
@@ -385,6 +405,18 @@ def _measure(
     """Measure all that is asked of a network; each is kept as soon as it is finished."""
     for how in hows:
         how.get_or_measure(store, config, data_dir, device)
+
+
+def _train_and_measure(
+    hows: Sequence[MeasurementConfig],
+    store: Store,
+    config: TrainingConfig,
+    data_dir: str,
+    device: torch.device,
+) -> None:
+    """Train a network if it is not there yet, and measure all that is asked of it."""
+    store.get_or_train(config, data_dir, device)
+    _measure(hows, store, config, data_dir, device)
 
 
 def _attempt(job: Callable[[], object]) -> None:

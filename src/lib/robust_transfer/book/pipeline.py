@@ -22,7 +22,7 @@ from robust_transfer.davchev2019 import experiment, figures, runs, tables
 from robust_transfer.evaluation import layers
 from robust_transfer.files import lock, write_atomically, write_sealed
 from robust_transfer.myakala2022.experiment import STUDY_TABLE, Study, cells
-from robust_transfer.myakala2022.measured import MeasuredCell, Repeat, measurements
+from robust_transfer.myakala2022.measured import measurements, of_networks
 from robust_transfer.records.store import RECORD, WEIGHTS, Record, Store, folder_name
 from robust_transfer.training import engine
 
@@ -230,20 +230,22 @@ def publish_study(study: Study, store: Store) -> list[str]:
     target = paths.PUBLISHED / study.folder
     missing, measured = [], []
     for cell in cells(study):
-        repeats = []
-        for config in cell.configs:
-            if (found := cell.budgets.find(store, config)) is None:
+        records, budgets = [], []
+        for config, how in cell.wishes:
+            if (found := how.find(store, config)) is None:
                 missing.append(f"{config.name}, seed {config.seed}")
                 continue
             *sources, own = store.lineage(config)
-            repeats.append(Repeat(config.seed, own, found))
+            records.append(own)
+            budgets.append(found)
             _copy(sources, target, weights=True)
             _copy([own], target, weights=False)
             folder = target / folder_name(config)
-            write_sealed(folder / cell.budgets.file_name, found.content)
+            write_sealed(folder / how.file_name, found.content)
             if (content := store.read_beside(config, layers.NAME, {})) is not None:
                 write_sealed(folder / layers.NAME, content)
-        measured.append(MeasuredCell(**vars(cell), repeats=tuple(repeats)))
+        if len(budgets) == len(cell.configs):
+            measured.append(of_networks(cell, records, budgets))
     if not missing:
         table = measurements(measured).round(6).to_csv(index=False)
         write_atomically(target / STUDY_TABLE, table.encode())

@@ -20,7 +20,8 @@ class Images:
     """A labelled set of images.
 
     Attributes:
-        pixels: uint8 ``(N, 3, H, W)``.
+        pixels: uint8 ``(N, 3, H, W)``; or, in training, a network's features of them, float
+            ``(N, width)``.
         labels: int64 ``(N,)``, or float32 ``(N, classes)`` in {0, 1} where several may hold.
         fingerprint: SHA-256 over pixels and labels; equal sets have equal fingerprints.
     """
@@ -41,8 +42,8 @@ class Images:
             raise ValueError(f"{said}: allowed is torch.uint8 (N, 3, H, W)")
         if len(labels) != len(pixels):
             raise ValueError(f"{len(labels)} labels of {len(pixels)} images: allowed is one each")
-        digest = hashlib.sha256(pixels.flatten().numpy())  # read in place: no copy of gigabytes
-        digest.update(labels.flatten().numpy())
+        digest = hashlib.sha256(pixels.cpu().flatten().numpy())  # in place: no copy of gigabytes
+        digest.update(labels.cpu().flatten().numpy())
         return cls(pixels, labels, digest.hexdigest())
 
     def __len__(self) -> int:
@@ -82,7 +83,12 @@ def divide(images: Images, train_size: int, seed: int) -> tuple[Images, Images]:
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """uint8 ``(N, 3, H, W)`` → float in [0, 1], contiguous as PyTorch makes tensors."""
+    """uint8 ``(N, 3, H, W)`` → float in [0, 1], contiguous as PyTorch makes tensors.
+
+    Features are floats already, and stay what they are.
+    """
+    if pixels.is_floating_point():
+        return pixels.clone()
     return pixels.contiguous().float().div_(255)
 
 
@@ -113,9 +119,12 @@ def training_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield shuffled, augmented float batches; a last batch of a single image is left out.
 
-    Batch norm would normalise that image by itself alone; it waits for another shuffle.
+    Features are not augmented. Batch norm would normalise that image by itself alone; it waits for
+    another shuffle.
     """
     order = torch.randperm(len(images), generator=generator, device=images.labels.device)
     for chosen in order.split(size):
         if len(chosen) > 1:
-            yield to_float(augment(images.pixels[chosen], generator)), images.labels[chosen]
+            pixels = images.pixels[chosen]
+            moved = pixels if pixels.is_floating_point() else augment(pixels, generator)
+            yield to_float(moved), images.labels[chosen]

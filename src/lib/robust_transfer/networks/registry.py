@@ -22,7 +22,8 @@ OURS = (ResNet, DenseNet, backbones.Backbone)
 """Networks that compute with channels last, side by side in memory, whatever they are given."""
 
 PRETRAINED: dict[str, Callable[[int], nn.Module]] = {
-    name: partial(backbones.imagenet, name, pretrained=True) for name in backbones.IMAGENET
+    **{n: partial(backbones.imagenet, n, pretrained=True) for n in backbones.IMAGENET},
+    "imagenet_efficientnet_lite0": partial(backbones.efficientnet_lite0, pretrained=True),
 }
 """Networks with published ImageNet weights, by name, from number of classes to network."""
 
@@ -36,6 +37,7 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "densenet40": backbones.densenet40,
     "vit6": backbones.vit6,
     **{name: partial(backbones.imagenet, name) for name in backbones.IMAGENET},
+    "imagenet_efficientnet_lite0": backbones.efficientnet_lite0,
 }
 """All networks by name, from number of classes to freshly initialised network."""
 

@@ -13,6 +13,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -20,10 +22,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 
-from robust_transfer.networks.backbones import Normalise
+from robust_transfer.networks.backbones import Backbone, Normalise
 from robust_transfer.networks.cifar import BasicBlock, ResNet, pad_channels
 
 Precision = Literal["fp32", "bf16"]
@@ -80,18 +82,44 @@ def folded(model: nn.Module, precision: Precision = "fp32") -> nn.Module:
 
     Args:
         model: any network. A ``ResNet`` in eval mode is folded, with the weights and running
-            statistics of this moment; everything else is returned as it is, also a ``ResNet``
-            of which anything was changed that its folded form does not know.
-        precision: of the convolutions; logits are float32 in both.
+            statistics of this moment, and so are the sequences of a ``Backbone``; everything else
+            is returned as it is, also a network of which anything was changed that its folded form
+            does not know.
+        precision: of the convolutions; logits are float32 in both. In bf16 a ``Backbone`` needs
+            ``torch.autocast`` about it.
 
     Returns:
         A module from float images ``(N, 3, H, W)`` in [0, 1] to logits ``(N, classes)``, of which
         only gradients with respect to the images can be taken.
     """
-    if not _is_plain(model):
-        return model
     with torch.no_grad():
-        return FoldedResNet(model, DTYPES[precision])
+        if type(model) is Backbone and all(_is_untouched(module) for module in model.modules()):
+            return _folded_backbone(model, DTYPES[precision])
+        return FoldedResNet(model, DTYPES[precision]) if _is_plain(model) else model
+
+
+def _folded_backbone(model: Backbone, dtype: torch.dtype) -> Backbone:
+    """A copy with batch norm folded into every convolution that it follows in a sequence."""
+    if not _pairs(model):
+        return model
+    same: dict[int, Tensor] = {id(buffer): buffer for buffer in model.buffers()}
+    same |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    copy = deepcopy(model, same)  # of the modules; weights stay where they are
+    for sequence, index in _pairs(copy):
+        sequence[index] = fuse_conv_bn_eval(*sequence[index : index + 2]).to(dtype)
+        sequence[index + 1] = nn.Identity()
+    return copy
+
+
+def _pairs(model: Backbone) -> list[tuple[nn.Sequential, int]]:
+    """The sequences and places where batch norm follows a convolution."""
+    return [
+        (sequence, index)
+        for sequence in model.modules()
+        if type(sequence) is nn.Sequential
+        for index, (conv, bn) in enumerate(pairwise([*sequence]))
+        if isinstance(conv, nn.Conv2d) and type(bn) is nn.BatchNorm2d and bn.track_running_stats
+    ]
 
 
 def _is_plain(model: nn.Module) -> bool:

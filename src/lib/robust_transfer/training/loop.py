@@ -82,6 +82,9 @@ class TrainingConfig(Config):
         image_size: side to which images are resized; 0 is the data set's own.
         pretrained: start from the network's published ImageNet weights, under a new head; in place
             of a ``source``.
+        features: of a head that is retrained alone, ``computed`` at every step of an augmented
+            batch, or ``kept``: computed once, of the images as they are, by a network whose batch
+            norm is frozen. Then an epoch is a matter of seconds.
     """
 
     name: str = Field("nat", pattern=r"^[a-z0-9_-]+$")
@@ -108,9 +111,14 @@ class TrainingConfig(Config):
     frozen_batch_norm: transfer.FrozenBatchNorm = "adapt"
     image_size: Side = 0
     pretrained: bool = False
+    features: Literal["computed", "kept"] = "computed"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        fixed = self.strategy == "head" and self.frozen_batch_norm != "adapt"
+        if self.features == "kept" and not (fixed and self.attack is None):
+            said = "allowed is it for strategy = 'head' with frozen_batch_norm, without an attack"
+            raise ValueError(f"features = 'kept': {said}")
         if self.pretrained and self.source is not None:
             raise ValueError("pretrained = True: allowed is only a network without a source")
         if (self.pretrained or self.source is not None) != (self.strategy is not None):
@@ -203,7 +211,11 @@ def train(
     """
     training, validation = (part.to(device) for part in images)
     model = initial_model(config, source_state).to(device)
-    step = Step(model, config)
+    trained = model
+    if config.features == "kept":
+        trained = model.head
+        training, validation = (features_of(model, config, i) for i in (training, validation))
+    step = Step(trained, config)
     identity = " ".join([config.hash, *fingerprints(config, images).values()])
     if source_state is not None:  # trained anew it may be another, under the same hash
         content = safetensors.torch.save({k: v.contiguous() for k, v in source_state.items()})
@@ -217,7 +229,7 @@ def train(
             what = "weights are not finite" if math.isfinite(loss) else f"loss is {loss}"
             lower = f"lower learning_rate = {config.learning_rate}"
             raise TrainingDiverged(f"{what} in epoch {epoch}; {lower}")
-        natural, adversarial = validate(model, config, validation)
+        natural, adversarial = validate(trained, config, validation)
         row = {"epoch": epoch, "learning_rate": config.learning_rate_at(epoch + 0.5), "loss": loss}
         row |= {"natural": natural, "adversarial": adversarial}
         row["seconds"] = time.perf_counter() - started
@@ -240,6 +252,17 @@ def selection_score(config: TrainingConfig, row: dict) -> float:
     if config.selection == "adversarial":
         return row["adversarial"]
     return (row["natural"] + row["adversarial"]) / 2
+
+
+def features_of(model: nn.Module, config: TrainingConfig, images: Images) -> Images:
+    """What the head of a network meets of images, in their place: float ``(N, width)``."""
+    size = engine.batch_size(VALIDATION_BATCH[images.labels.device.type], model, images.pixels)
+    found: list[Tensor] = []
+    handle = model.head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    with handle, in_mode(model, "eval"), precision(config, images.labels.device), torch.no_grad():
+        for batch, _ in images.batches(size):
+            model(batch)
+    return Images(torch.cat(found).float(), images.labels, images.fingerprint)
 
 
 class Step:
