@@ -56,14 +56,15 @@ ROBUST = ("pretraining", "augmentation")
 DESIGNS: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {
     "architecture": PLAIN[:1],
     "strategies": PLAIN,
+    "single": PLAIN + tuple((s, frozenset({t})) for s, t in product(FINE_TUNINGS, TECHNIQUES)),
     "tables": PLAIN + tuple(("layer_freezing", frozenset({t})) for t in ROBUST),
     "factorial": tuple(product(FINE_TUNINGS, CHOICES)),
 }
 """Which strategies and techniques a task is run with.
 
 ``tables`` has the cells that the paper prints (Tables I and II), ``strategies`` those of Table I,
-``factorial`` every combination, ``architecture`` the plainest one, to compare networks on the same
-data.
+``single`` every strategy with each technique by itself, ``factorial`` every combination,
+``architecture`` the plainest one, to compare networks on the same data.
 """
 
 
@@ -75,7 +76,7 @@ def _task(name: str) -> str:
     return name
 
 
-Design = Literal["architecture", "strategies", "tables", "factorial"]
+Design = Literal["architecture", "strategies", "single", "tables", "factorial"]
 Task = Annotated[str, AfterValidator(_task)]
 
 
@@ -86,6 +87,8 @@ class Target(Config):
         train_size, validation_size: images out of the first so many of the training split.
         test_size: test images, from the beginning of the test split.
         attacked_images: how many of them are attacked; 0 is all.
+        strong_images: how many of them the strongest attacks meet at the shown budgets, on the
+            networks of the first seed; see ``StrongConfig``. 0 leaves them out.
         image_size: side to which images are resized; 0 is the data set's own.
         epochs: of fine-tuning.
         folds: how many divisions by patient take the place of the data set's own, to test all of
@@ -96,6 +99,7 @@ class Target(Config):
     validation_size: int = Field(ge=1, le=MOST)
     test_size: int = Field(ge=1, le=MOST)
     attacked_images: int = Field(0, ge=0, le=MOST)
+    strong_images: int = Field(0, ge=0, le=MOST)
     image_size: Side = 0
     epochs: int = Field(ge=1, le=MOST)
     folds: int = Field(0, ge=0, le=MOST)
@@ -142,8 +146,6 @@ class Study(Config):
             and augmentation; a step is that share of epsilon.
         epsilons, steps, step_ratio, deepfool_images: see ``BudgetConfig``.
         shown: budgets in tables and figures, out of ``epsilons``.
-        strong_images: how many test images the strongest attacks meet at the shown budgets, on the
-            networks of the first seed; see ``StrongConfig``. 0 leaves them out.
         precision: of training; what is measured is always in fp32.
     """
 
@@ -173,7 +175,6 @@ class Study(Config):
     steps: int = Field(10, ge=1, le=MOST)
     step_ratio: float = Field(0.25, gt=0, le=1)
     deepfool_images: int = Field(100, ge=0)
-    strong_images: int = Field(0, ge=0, le=MOST)
     precision: Precision = "fp32"
 
     @property
@@ -384,11 +385,11 @@ def _budgets(study: Study, dataset: str) -> BudgetConfig:
 
 
 def _strong(study: Study, dataset: str) -> tuple[StrongConfig, ...]:
-    if not study.strong_images or DATASETS[dataset].multi_label:
-        return ()
     target = study.targets[dataset]
+    if not target.strong_images or DATASETS[dataset].multi_label:
+        return ()
     fields = _shared(StrongConfig, target) | {"dataset": dataset}
-    fields["test_size"] = min(study.strong_images, target.test_size)
+    fields["test_size"] = min(target.strong_images, target.test_size)
     attacks = [strongest(ThreatModel(epsilon=epsilon)) for epsilon in study.shown]
     return tuple(StrongConfig(**fields, attacks=of) for of in attacks)
 
