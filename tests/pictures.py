@@ -24,7 +24,8 @@ def encoded(image, kind="PNG"):
     return file.getvalue()
 
 
-def write_shard(path, images, labels, columns=("img", "label")):
+def write_shard(path, images, labels, columns=("img", "label"), names=None):
     path.parent.mkdir(exist_ok=True)
-    cells = [{"bytes": encoded(image), "path": f"{i}.png"} for i, image in enumerate(images)]
+    names = names or [f"{i}.png" for i in range(len(images))]
+    cells = [{"bytes": encoded(i), "path": n} for i, n in zip(images, names, strict=True)]
     parquet.write_table(pa.table(dict(zip(columns, (cells, labels), strict=True))), path)

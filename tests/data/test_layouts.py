@@ -246,6 +246,120 @@ def test_a_truncated_image_file_is_named(damaged_folders):
     refused(OSError, message, "imagenet_subset", "test", 100, str(damaged_folders))
 
 
+# Divisions by patient.
+
+SIZES = {"train": 50, "test": 30}
+FOLDS = 4
+
+
+@pytest.fixture(scope="module")
+def xrays():
+    """80 images of 32 patients, one to four of each, in two splits that share patients.
+
+    The first pixel of an image is its place. Of every image: its name, and its label.
+    """
+    rng = np.random.default_rng(1)
+    patients = rng.permutation(np.repeat(range(32), [4] * 8 + [3] * 8 + [2] * 8 + [1] * 8))
+    numbers = pd.Series(patients).groupby(patients).cumcount()
+    names = [f"{p:08d}_{n:03d}.png" for p, n in zip(patients, numbers, strict=True)]
+    return names, (rng.random(80) < 0.5).astype(int).tolist()
+
+
+@pytest.fixture
+def divided(tmp_path, monkeypatch):
+    """Write such images, by these names, as the data set ``own`` with its folds; its folder."""
+    whole = layouts.Parquet(name="own", class_names=["a", "b"], side=4, sizes=SIZES)
+
+    def write(names, labels):
+        images = np.zeros((80, 4, 4, 3), np.uint8)
+        images[:, 0, 0, 0] = range(80)
+        for split, part in (("train", slice(0, 50)), ("test", slice(50, 80))):
+            shard = tmp_path / "own" / f"{split}-00000-of-00001.parquet"
+            write_shard(shard, images[part], labels[part], ("image", "label"), names[part])
+        return str(tmp_path)
+
+    for fold in range(FOLDS):
+        division = layouts.PatientFold(
+            name=f"own_fold{fold}", class_names=["a", "b"], side=4, whole=whole, fold=fold,
+            folds=FOLDS,
+        )  # fmt: skip
+        monkeypatch.setitem(DATASETS, division.name, division)
+    return write
+
+
+def folds_of(names, labels):
+    """The fold of every image, by the patients in their names."""
+    patients = np.array([name[:8] for name in names])
+    return layouts.patient_folds(patients, np.array(labels), FOLDS)
+
+
+def test_no_patient_is_on_both_sides_and_every_image_is_tested_once(divided, xrays):
+    names, labels = xrays
+    path, tested = divided(names, labels), []
+    for fold, size in enumerate(np.bincount(folds_of(names, labels))):
+        parts = [
+            load(f"own_fold{fold}", *of, path) for of in (("train", 80 - size), ("test", size))
+        ]
+        training, test = (images.pixels[:, 0, 0, 0].tolist() for images in parts)
+        assert sorted(training + test) == list(range(80))
+        shown = torch.cat([images.labels for images in parts]).tolist()
+        assert shown == [labels[place] for place in training + test]
+        sides = [{names[place][:8] for place in side} for side in (training, test)]
+        assert not sides[0] & sides[1] and len(sides[1]) > 1
+        assert {place < 50 for place in test} == {True, False}  # of both splits
+        tested += test
+    assert sorted(tested) == list(range(80))
+
+
+def test_folds_are_of_like_size_and_like_shares(xrays):
+    names, labels = (np.array(part) for part in xrays)
+    fold_of = layouts.patient_folds(names, labels, FOLDS)  # every image a patient
+    counts = pd.crosstab(fold_of, labels).to_numpy()
+    assert counts.sum() == 80 and np.ptp(counts, axis=0).max() <= 1
+    counts = pd.crosstab(folds_of(names, labels), labels).to_numpy()
+    assert counts.shape == (FOLDS, 2) and np.ptp(counts, axis=0).max() <= 2
+    assert np.ptp(counts.sum(1)) <= 2
+
+
+def test_patients_are_divided_alike_whatever_the_order_of_their_images(xrays):
+    names, labels = (np.array(part) for part in xrays)
+    order = np.random.default_rng(2).permutation(80)
+    assert np.array_equal(folds_of(names, labels)[order], folds_of(names[order], labels[order]))
+
+
+def test_classes_take_turns_in_a_division_and_a_prefix_stays(divided, xrays):
+    path = divided(*xrays)
+    images = load("own_fold1", "train", 40, path)
+    for start in range(0, 40, 2):
+        assert sorted(images.labels[start : start + 2].tolist()) == [0, 1]
+    assert load("own_fold1", "train", 10, path).fingerprint == images.first(10).fingerprint
+
+
+@pytest.mark.parametrize("nameless", [None, "", "_000.png"])
+def test_images_that_do_not_say_whose_they_are_are_not_divided(divided, xrays, nameless):
+    names, labels = xrays
+    path = divided([*names[:7], nameless, *names[8:]], labels)
+    message = f"data_dir = '{path}': an image of own is without a name; allowed are patient_….png"
+    refused(ValueError, message, "own_fold0", "test", 5, path)
+
+
+@pytest.mark.parametrize("count", [0, 81])
+def test_a_division_says_how_many_images_it_has(divided, xrays, count):
+    path = divided(*xrays)
+    many = (folds_of(*xrays) == 2).sum()
+    message = f"count = {count}: own_fold2 test has 1 to {many} images"
+    refused(ValueError, message, "own_fold2", "test", count, path)
+
+
+def test_the_chest_xrays_divisions_are_five_of_the_whole(tmp_path):
+    whole, found = DATASETS["chest_xray8"], [DATASETS[f"chest_xray8_fold{k}"] for k in range(5)]
+    assert [(of.fold, of.folds, of.whole) for of in found] == [(k, 5, whole) for k in range(5)]
+    assert "chest_xray8_fold5" not in DATASETS
+    assert {of.folder(str(tmp_path)) for of in found} == {tmp_path / "chest_xray8"}
+    for of in found:
+        assert (of.class_names, of.side) == (whole.class_names, whole.side)
+
+
 # The NIH's layout.
 
 ROWS = pd.DataFrame(
@@ -390,10 +504,12 @@ def test_the_nihs_splits_say_how_many_images_they_have(nih):
 # Whatever the layout.
 
 
-@pytest.mark.parametrize("name", ["tiny_imagenet100", "chest_xray8", "imagenet_subset", NIH])
+@pytest.mark.parametrize(
+    "name", ["tiny_imagenet100", "chest_xray8", "chest_xray8_fold1", "imagenet_subset", NIH]
+)
 def test_a_folder_without_the_data_set_is_named(tmp_path, name):
     refused(FileNotFoundError, "data_dir = '': .* needs the folder", name, "test", 1)
-    message = f"data_dir = '{tmp_path}': .*{name}/"
+    message = f"data_dir = '{tmp_path}': .*{name.partition('_fold')[0]}/"
     refused(FileNotFoundError, message, name, "test", 1, str(tmp_path))
 
 

@@ -98,6 +98,69 @@ def test_attacks_are_held_against_noise_and_the_turn_of_the_gradient(trained, fa
         assert found["alignment"] == pytest.approx(cosines.mean().item(), abs=1e-3)
 
 
+def test_of_many_test_images_so_many_are_attacked_and_all_are_asked(store, trained, family, sweep):
+    config, shared = family["baseline"], TINY | {"deepfool_images": 3}
+    few = BudgetConfig(**shared | {"test_size": 200, "attacked_images": 10})
+    made = few.get_or_measure(store, config, "", CPU)
+    images, labels = next(load("glyphs10", "test", 200).batches(200))
+    right = trained.model(config)(images).argmax(1) == labels
+    assert made.standard == made.content["standard"] == pytest.approx(right.double().mean().item())
+    assert made.accuracy() == right[:10].double().mean().item() != pytest.approx(made.standard)
+    alone = BudgetConfig(**shared | {"test_size": 10}).get_or_measure(store, config, "", CPU)
+    assert alone.standard == pytest.approx(made.accuracy())
+    assert np.array_equal(made.labels, labels[:10]) and made.outputs.keys() == alone.outputs.keys()
+    for condition, output in alone.outputs.items():
+        assert np.array_equal(made.outputs[condition], output)
+    assert {norm: len(sizes) for norm, sizes in made.deepfool.items()} == {"l2": 3, "linf": 3}
+    assert made.content["n"] == 200 and few.find(store, config).content == made.content
+
+
+def test_few_attacked_images_cost_few_passes():
+    whole, some = BudgetConfig(test_size=1000), BudgetConfig(test_size=1000, attacked_images=100)
+    assert some.passes - 0.33 == pytest.approx((whole.passes - 0.33) / 10)
+    assert BudgetConfig(test_size=1000, attacked_images=1000).passes == whole.passes
+
+
+def test_records_from_before_attacked_all_test_images():
+    made = result([0, 1, 2, 3], natural=classes(0, 1, 2, 9))
+    assert "standard" not in made.content and made.standard == 0.75
+
+
+def part(first, **content):
+    """What one network answered, made up: of four attacked images the first so many rightly."""
+    found = classes(*[0, 1, 2, 3][:first], *[9] * (4 - first))
+    outputs = {NATURAL: classes(0, 1, 2, 3), ("fgsm", 0.1): found, ("pgd", 0.1): found}
+    sizes = {"l2": np.array([first], np.float32), "linf": np.array([0.5], np.float32)}
+    return Budgets("glyphs10", classes(0, 1, 2, 3), outputs, sizes, {"seconds": 2.0} | content)
+
+
+def test_what_networks_answered_to_their_own_images_is_put_together():
+    said = [
+        {"signs": {"zero": 0.1}, "controls": [{"epsilon": 0.1, "noise": n, "alignment": 0.5}]}
+        for n in (0.2, 0.6)
+    ]
+    parts = part(3, **said[0], standard=0.5), part(1, **said[1], standard=0.9)
+    both = budgets.pooled(parts, "glyphs20")
+    assert both.dataset == "glyphs20" and both.labels.tolist() == [0, 1, 2, 3] * 2
+    assert both.predicted("pgd", 0.1).tolist() == [0, 1, 2, 9, 0, 9, 9, 9]
+    assert both.accuracy("pgd", 0.1) == 4 / 8 and both.accuracy() == 1
+    assert both.deepfool["l2"].tolist() == [3, 1] and both.deepfool["linf"].tolist() == [0.5, 0.5]
+    assert both.content["seconds"] == 4 and both.content["signs"] == {"zero": pytest.approx(0.1)}
+    assert both.controls == {0.1: pytest.approx({"epsilon": 0.1, "noise": 0.4, "alignment": 0.5})}
+    assert both.standard == pytest.approx(0.7)
+
+
+def test_of_one_network_nothing_is_put_together():
+    alone = part(2)
+    assert budgets.pooled([alone], "glyphs20") is alone
+
+
+def test_records_without_signs_and_controls_are_put_together_too():
+    both = budgets.pooled([part(4), part(2)], "glyphs10")
+    assert both.content["signs"] == {} and both.controls == {} and both.doubts == []
+    assert both.standard == 1
+
+
 def test_two_classes_and_independent_labels_keep_log_odds_too(sweep):
     harmless = sweep.model_copy(update={"deepfool_images": 0})
     two, many = (build("resnet8", classes, seed=1) for classes in (2, 3))
@@ -227,7 +290,7 @@ def test_measurements_are_stored_and_found_again(store, family, sweep):
         assert np.array_equal(again.outputs[condition], output)
     assert list(made.content) == [
         *("config", "network", "weights", "n", "labels", "outputs", "deepfool", "controls"),
-        *("signs", "data", "seconds", "doubts", "provenance"),
+        *("standard", "signs", "data", "seconds", "doubts", "provenance"),
     ]
     assert made.content["data"] == load("glyphs10", "test", 60).fingerprint
     assert made.content["provenance"].keys() >= {"device", "torch", "commit", "finished"}
@@ -304,6 +367,7 @@ def test_every_field_changes_the_hash_and_order_does_not(sweep):
         "dataset": "glyphs20",
         "image_size": 24,
         "test_size": 61,
+        "attacked_images": 50,
         "epsilons": (0.02,),
         "steps": 9,
         "step_ratio": 0.1,
@@ -311,7 +375,7 @@ def test_every_field_changes_the_hash_and_order_does_not(sweep):
     }
     assert changes.keys() == BudgetConfig.model_fields.keys()
     hashes = {BudgetConfig(**TINY | {name: value}).hash for name, value in changes.items()}
-    assert len(hashes | {sweep.hash}) == 8
+    assert len(hashes | {sweep.hash}) == 1 + len(changes)
     assert BudgetConfig(**TINY | {"epsilons": (0.1, 0.02, 0.1)}) == sweep
     assert BudgetConfig(**sweep.model_dump(mode="json")).hash == sweep.hash
 
@@ -325,7 +389,10 @@ def test_every_field_changes_the_hash_and_order_does_not(sweep):
         ({"steps": 0}, "steps = 0: "),
         ({"step_ratio": 0}, "step_ratio = 0: "),
         ({"deepfool_images": 61}, "deepfool_images = 61: allowed is 0 to test_size, 60"),
-        ({"epsilon": 0.1}, "unknown parameter epsilon; known: dataset"),
+        ({"attacked_images": 61}, "attacked_images = 61: allowed is 0 to test_size, 60"),
+        ({"attacked_images": 4}, "deepfool_images = 5: allowed is 0 to attacked_images, 4"),
+        ({"attacked_images": -1}, "attacked_images = -1: "),
+        ({"epsilon": 0.1}, "unknown parameter epsilon; known: attacked_images, dataset"),
     ],
 )
 def test_a_bad_configuration_is_refused_in_one_line(fields, message):

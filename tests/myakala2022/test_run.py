@@ -1,15 +1,21 @@
 """A study is trained and measured, published without its many weights, and found again."""
 
 import shutil
+from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import alter
 
 from robust_transfer import paths
 from robust_transfer.book import pipeline
+from robust_transfer.data import glyphs
+from robust_transfer.data.layouts import DataSet, Found, in_memory
+from robust_transfer.data.registry import DATASETS, load
 from robust_transfer.myakala2022.experiment import Study, cells
-from robust_transfer.myakala2022.measured import measure
+from robust_transfer.myakala2022.measured import measure, of_networks
 from robust_transfer.records.store import RECORD, WEIGHTS, Store
 from robust_transfer.runner import Runner
 
@@ -66,7 +72,7 @@ def test_every_repeat_is_measured_from_one_source(study, run):
     ] * 2
     assert len(list(folder.glob("*/record.json"))) == 3
     assert first.budgets.content["weights"] != second.budgets.content["weights"]
-    assert (first.seed, second.seed) == (0, 1) and first.record.config.seed == 0
+    assert (first.seed, second.seed) == (0, 1) and [r.config.seed for r in second.records] == [1]
 
 
 def test_published_without_weights_it_is_found_and_nothing_is_trained(
@@ -118,3 +124,68 @@ def test_unfinished_repeats_are_named_and_there_is_no_table(study, run, tmp_path
     missing = pipeline.publish_study(more, Store(run[0], tmp_path / "published" / "study-tiny"))
     assert missing == ["glyphs10-resnet8-full_finetuning, seed 2"]
     assert not (tmp_path / "published" / "study-tiny" / "study.csv").exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Half(DataSet):
+    """Of the embedded images every second round of the ten classes, from the first or second on."""
+
+    fold: int
+
+    def find(self, split: str, count: int, data_dir: str) -> Found:
+        rounds, place = np.divmod(np.arange(count), 10)
+        chosen = 10 * (2 * rounds + self.fold) + place
+        pixels, labels = glyphs.draw("glyphs10", split, chosen.max() + 1)
+        return in_memory(pixels[chosen].transpose(0, 2, 3, 1)), labels[chosen]
+
+
+@pytest.fixture
+def divided(monkeypatch) -> Study:
+    """The study on two folds of its data set, which only this process knows."""
+    for fold in range(2):
+        of = DATASETS["glyphs10"]
+        half = Half(
+            name=f"glyphs10_fold{fold}", class_names=of.class_names, side=of.side, fold=fold
+        )
+        monkeypatch.setitem(DATASETS, half.name, half)
+    return Study(**TINY | {"targets": {"glyphs10": TARGET | {"folds": 2}}})
+
+
+def test_folds_are_measured_apart_and_published_as_one(divided, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(pipeline, "check_known", lambda *_: None)
+    target, cpu = paths.PUBLISHED / divided.folder, torch.device("cpu")
+    store = Store(shutil.copytree(run[0], tmp_path / "mine"), target)  # the source is there
+    (cell,) = cells(divided)
+    assert len(cell.configs) == 2 * 2
+    for config, how in cell.wishes[:3]:
+        store.get_or_train(config, "", cpu)
+        how.get_or_measure(store, config, "", cpu)
+    last = cell.wishes[3]
+    assert pipeline.publish_study(divided, store) == [f"{last[0].name}, seed 1"]
+    assert not (target / "study.csv").exists()
+    store.get_or_train(last[0], "", cpu)
+    last[1].get_or_measure(store, last[0], "", cpu)
+    assert pipeline.publish_study(divided, store) == []
+
+    there = Store(tmp_path / "none", target)
+    found = [how.find(there, config) for config, how in cell.wishes]
+    whole = of_networks(cell, [there.find(config) for config in cell.configs], iter(found))
+    assert [repeat.seed for repeat in whole.repeats] == [0, 1] and whole.id == cell.id
+    for seed, repeat in enumerate(whole.repeats):
+        assert [record.config.dataset for record in repeat.records] == [
+            "glyphs10_fold0", "glyphs10_fold1",
+        ]  # fmt: skip
+        assert {record.config.seed for record in repeat.records} == {seed}
+        parts = found[2 * seed : 2 * seed + 2]
+        assert len({part.content["data"] for part in parts}) == 2  # each its own images
+        labels = [load(f"glyphs10_fold{fold}", "test", 20).labels for fold in range(2)]
+        assert np.array_equal(repeat.budgets.labels, np.concatenate(labels))
+        for at, answers in repeat.budgets.outputs.items():
+            assert np.array_equal(answers, np.concatenate([part.outputs[at] for part in parts]))
+        assert repeat.budgets.standard == pytest.approx(repeat.budgets.accuracy())
+    table = pd.read_csv(target / "study.csv")
+    assert len(table) == 2 * 3 and set(table["n"]) == {2 * 20}
+    assert set(table["dataset"]) == {"glyphs10"} and set(table["cell"]) == {cell.id}
+    expected = 100 * table[table["attack"] == "pgd"].set_index("seed")["accuracy"]
+    assert whole.by_seed("pgd", 0.02).to_dict() == pytest.approx(expected.to_dict())

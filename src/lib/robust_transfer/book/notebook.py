@@ -1,11 +1,13 @@
 """From a notebook's parameters cell to a validated experiment and runner."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from robust_transfer import paths
 from robust_transfer.config import Config, read
 from robust_transfer.davchev2019.experiment import Profile
-from robust_transfer.myakala2022.experiment import Study
+from robust_transfer.myakala2022.experiment import Study, cells, judged
+from robust_transfer.myakala2022.measured import MeasuredCell, measure
 from robust_transfer.runner import Runner
 
 INJECTED = "# Parameters"
@@ -36,6 +38,16 @@ def settings(namespace: Mapping[str, object], *own: str) -> tuple[Profile, Runne
 def study_settings(namespace: Mapping[str, object], *own: str) -> tuple[Study, Runner]:
     """Validate the parameters of a notebook on paper B's experiment; see ``settings``."""
     return assemble(Study, given(namespace), *own)
+
+
+def measure_judged(study: Study, runner: Runner) -> list[MeasuredCell]:
+    """The measured cells of a study and of what is judged with it, each from its own records."""
+    measured = []
+    for part in judged(study):
+        published = runner.published_dir and str(Path(runner.published_dir).parent / part.folder)
+        own = runner.model_copy(update={"published_dir": published})
+        measured += measure(own, cells(part))
+    return measured
 
 
 def given(namespace: Mapping[str, object]) -> dict[str, object]:

@@ -17,7 +17,16 @@ from robust_transfer.davchev2019 import answer, comparison, experiment, figures,
 from robust_transfer.davchev2019.experiment import Profile
 from robust_transfer.davchev2019.runs import Run
 from robust_transfer.evaluation.intervals import signed
-from robust_transfer.myakala2022.experiment import Study, cells
+from robust_transfer.myakala2022 import tables as fine_tuning
+from robust_transfer.myakala2022.experiment import (
+    STUDY_SCALES,
+    STUDY_TABLE,
+    Study,
+    cells,
+    judged,
+    read_study,
+)
+from robust_transfer.myakala2022.measured import stored
 from robust_transfer.networks.registry import build
 from robust_transfer.networks.transfer import STRATEGIES, transplant
 from robust_transfer.presentation.figures import COLOURS, inline, svg
@@ -30,6 +39,8 @@ COVER = {"pgd": "trained against PGD on the new task", "pgd-nat-head": "robust s
 COVER |= {"pgd-nat-stage3": "robust source, last stage retrained"}
 COVER |= {"pgd-nat-all": "robust source, every layer retrained"}
 """Networks on the cover, for readers."""
+FOLD = r"_fold\d+"
+"""What the name of a network has, and that of its cell has not, where data are divided."""
 HASH = 12
 """Digits of a hash that are shown; the CSV has them all."""
 
@@ -40,7 +51,8 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     own = runs.find(networks, store, profile)
     again = runs.find(experiment.again(profile), store, profile)
     records = [run.record for run in own + again]
-    of_study = study_records(study, study_store)
+    studies = [(study, study_store), *beside(study, study_store)]
+    of_study = [record for part in studies for record in study_records(*part)]
     trained, data, fine_tuned = origins(records), fingerprints(own), origins(of_study)
     ours = tables.results(own)
     parts = {
@@ -54,7 +66,9 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
         "fingerprints": show(short(data), "fingerprints", data).data,
         "environments": show(environments(records + of_study), "environments").data,
         "scales": scales(profile, store),
+        "studies": other_studies([part.study for part, _ in studies], store),
         "demonstration": show(demonstration(), "demonstration").data,
+        "sides": show(sides(), "sides").data,
         "recipes": show(comparison.recipes("fgsm_no_ll"), "recipes").data,
         "study_networks": show(by_cell(fine_tuned), "study_networks", fine_tuned).data,
     }
@@ -135,6 +149,32 @@ def _entry(kind: str, key: str, said: dict) -> str:
     return f"@{kind}{{{key},\n{''.join(lines)}}}\n"
 
 
+def beside(study: Study, store: Store) -> list[tuple[Study, Store]]:
+    """The studies that are judged with one, each with its records."""
+    others = judged(study)[1:]
+    return [(part, Store(store.root, paths.PUBLISHED / part.folder)) for part in others]
+
+
+def other_studies(shown: list[str], store: Store) -> str:
+    """The second paper's tables at every published scale but those shown."""
+    sections = []
+    for name in STUDY_SCALES:
+        published = paths.PUBLISHED / f"study-{name}"
+        if name in shown or not (published / STUDY_TABLE).exists():
+            continue
+        study, there = read_study(paths.STUDIES / f"{name}.yaml"), Store(store.root, published)
+        measured = [stored(cell, there) for cell in cells(study)]
+        sections += [
+            f'<section id="study-{name}"><h3>Study {name}</h3>',
+            f"<p>{fine_tuning.data_line(study, measured)}</p>",
+            show(fine_tuning.designs(study, measured), f"designs-{name}").data,
+            show(fine_tuning.table_1(measured, study.shown), f"strategies-{name}").data,
+            show(fine_tuning.table_2(measured, study.shown), f"techniques-{name}").data,
+            "</section>",
+        ]
+    return "".join(sections) or "<p>No other study has been run.</p>"
+
+
 def study_records(study: Study, store: Store) -> list[Record]:
     """The records of every network of a study, sources first."""
     fine_tuned = [config for cell in cells(study) for config in cell.configs]
@@ -197,6 +237,14 @@ def demonstration() -> pd.DataFrame:
     return table.rename(columns=labels).rename_axis(index=None, columns="seed")
 
 
+def sides() -> pd.DataFrame:
+    """What EfficientNet-Lite0 gets right at several sizes of its images, as measured once."""
+    file = paths.BOOK / "benchmarks" / "sides.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    table = pd.DataFrame(rows).set_index("side")
+    return pd.DataFrame({"accuracy": table["natural"].map(percent)}).T.rename_axis(columns="side")
+
+
 def origins(records: list[Record]) -> pd.DataFrame:
     """When, where, how long and from which state of the code each network was trained.
 
@@ -224,7 +272,7 @@ def by_cell(runs: pd.DataFrame) -> pd.DataFrame:
             "configurations": ", ".join(repeats["configuration"].str[:HASH]),
             "commit": ", ".join(dict.fromkeys(repeats["commit"])),
         }
-        for name, repeats in runs.groupby(level=0, sort=False)
+        for name, repeats in runs.groupby(runs.index.str.replace(FOLD, "", regex=True), sort=False)
     }
     return pd.DataFrame.from_dict(shown, "index")
 

@@ -30,6 +30,8 @@ TRAINING = ("01_source", "02_transfer", "03_evaluation", "06_study")
 """Train and measure what is missing, one after the other; the others only show what is there."""
 STUDY = ("06_study", "07_forensics")
 """Run at the scale of a study."""
+COMBINATIONS = "12_techniques"
+"""Run with the study that has all combinations of techniques."""
 DEMONSTRATIONS = ("09_explore", "11_speed")
 """Run on the embedded images, which every reader has, or on none; all others on the profile's."""
 
@@ -64,6 +66,8 @@ def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
     runner.announce(needed)  # now, not after the first notebooks
     study_runner.announce(also)
     special = dict.fromkeys(STUDY, second)
+    named = study.combinations or second["study"]
+    special[COMBINATIONS] = second | {"study": named}
     special |= dict.fromkeys(DEMONSTRATIONS, where | {"profile": "smoke"})
     notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     with lock(paths.EXECUTED):  # two pipelines would write the same pages
@@ -244,6 +248,9 @@ def publish_study(study: Study, store: Store) -> list[str]:
             write_sealed(folder / how.file_name, found.content)
             if (content := store.read_beside(config, layers.NAME, {})) is not None:
                 write_sealed(folder / layers.NAME, content)
+        for config, how in cell.strong_wishes:
+            if (found := how.find(store, config)) is not None:
+                write_sealed(target / folder_name(config) / how.file_name, found.content)
         if len(budgets) == len(cell.configs):
             measured.append(of_networks(cell, records, budgets))
     if not missing:

@@ -1,7 +1,6 @@
 """The claims of paper B: settled by its printed tables, or tested on the cells of a study."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from itertools import chain, pairwise, permutations, product
 
 import numpy as np
@@ -11,6 +10,7 @@ from scipy import stats
 from robust_transfer.claims.outcome import ALPHA
 from robust_transfer.claims.quantities import Accuracy, Percentages
 from robust_transfer.claims.rules import Check, Claim, Difference, Fact, Order, Rule
+from robust_transfer.evaluation.budgets import NATURAL
 from robust_transfer.evaluation.intervals import signed, wilson, with_interval
 from robust_transfer.myakala2022 import confusion, forensics, printed, repeats, tables
 from robust_transfer.myakala2022.experiment import FINE_TUNINGS, ROBUST, by_task
@@ -24,6 +24,7 @@ READ = Check("settled by reading", Fact(False, "not so, as the evidence says"))
 TOO_LITTLE = "no task of this study tests it with enough left under attack to be compared"
 FLOOR = 5.0
 """Percent of the images that must withstand an attack for anything to be compared under it."""
+NO_NORMS = "input-gradient norms were not measured"
 ONE_SOURCE = "one source of each kind: what others would give is in no interval"
 
 
@@ -88,10 +89,10 @@ def _strategies(measured: MeasuredStudy) -> dict[str, Claim]:
     ]
     freezes = {"best cell freezes layers, with a technique": _best}
     usual = ("layer_freezing", "full_finetuning", "feature_extraction")
-    attacked = [column(*attack) for attack in product(("fgsm", "pgd"), measured.study.epsilons)]
     words = "source: freezing > full > extraction at every ε"
-    natural = _orders(measured, [(s,) for s in usual], attacked, f", natural {words}")
-    robust = _orders(measured, [(s, "pretraining") for s in usual], attacked, f", robust {words}")
+    natural = _orders(measured, [(s,) for s in usual], ("fgsm", "pgd"), f", natural {words}")
+    sources = [(s, "pretraining") for s in usual]
+    robust = _orders(measured, sources, ("fgsm", "pgd"), f", robust {words}")
     clean = ": full > freezing > extraction, natural"
     chance = "which of many cells is best is chance where they differ little"
     return {
@@ -104,11 +105,13 @@ def _strategies(measured: MeasuredStudy) -> dict[str, Claim]:
 
 
 def _orders(
-    measured: MeasuredStudy, treatments: list[tuple[str, ...]], columns: list[str], words: str
+    measured: MeasuredStudy, treatments: list[tuple[str, ...]], attacks: Sequence[str], words: str
 ) -> list[Order]:
-    """M01, M13: treatments in order of accuracy, in every column, for every task that has all."""
+    """M01, M13: treatments in order of accuracy, under attacks, for every task that has all."""
     orders = []
     for cells in matched(measured.cells, *treatments):
+        conditions = [at for at in (NATURAL, *cells[0].budgets.attacks) if at[0] in attacks]
+        columns = [column(*at) for at in conditions]
         pairs = tuple(
             (Accuracy(first.id, at), Accuracy(second.id, at))
             for at, (first, second) in product(columns, pairwise(cells))
@@ -134,7 +137,8 @@ def _best(cells: list[MeasuredCell], epsilon: float) -> Fact | None:
     """M15: among all strategies and techniques, which cell stands PGD best; None of few cells."""
     means = {cell: cell.by_seed("pgd", epsilon).mean() for cell in cells}
     claimed = [c for c in cells if c.strategy == "layer_freezing" and c.techniques & {*ROBUST}]
-    if len(cells) < 3 * len(FINE_TUNINGS) or not claimed:
+    few = len(cells) < 3 * len(FINE_TUNINGS) or not _enough(cells, epsilon)
+    if few or not claimed:
         return None
     best, second = (max(group, key=means.get) for group in (cells, claimed))
     text, undecided = f"{best.label}: {means[best]:.1f} %", False
@@ -147,24 +151,25 @@ def _best(cells: list[MeasuredCell], epsilon: float) -> Fact | None:
 
 
 def _techniques(measured: MeasuredStudy) -> dict[str, Claim]:
-    if HIGH not in measured.tested:  # at which all of them are tested
-        measured = replace(measured, cells=())
-    freezing = "layer_freezing"
+    at, freezing = measured.tested, "layer_freezing"
     base, robust, augmented = (freezing,), (freezing, "pretraining"), (freezing, "augmentation")
     alone = [pair for pair in _pairs(measured, "pretraining") if len(pair[0].techniques) == 1]
     frozen = _pairs(measured, "batch_norm")
     without = [pair for pair in frozen if "augmentation" not in pair[0].techniques]
+    better = matched(measured.cells, robust, augmented)
     cost = matched(measured.on("CIFAR-10").cells, robust, base)
     small = [Difference(b.id, a.id, "natural", 1.2, cost=True) for a, b in cost]
     gain = largest_gain((freezing, "pretraining"), [(s, "") for s in FINE_TUNINGS], 25)
     reached = Check("gain under PGD in the printed tables reaches 25 %", gain)
     return {
-        "M04": Claim(reached, *_above(alone, at=measured.tested), lacking=ONE_SOURCE),
-        "M05": _claim(_above(matched(measured.cells, robust, augmented)), lacking=ONE_SOURCE),
-        "M06": _claim(_above(matched(measured.cells, augmented, base), 4.0)),
-        "M07": _claim(_above(without, 0.0), lacking="input-gradient norms were not measured"),
-        "M08": _claim(_spread(frozen)),
-        "M12": _claim(small + _above(cost, 6.7), lacking=ONE_SOURCE),
+        "M04": Claim(reached, *_above(alone, at), lacking=ONE_SOURCE),
+        "M05": _claim(_above(better, at), ONE_SOURCE, TOO_LITTLE),
+        "M06": _claim(_above(matched(measured.cells, augmented, base), at, 4.0), "", TOO_LITTLE),
+        "M07": _claim(_above(without, at, 0.0), NO_NORMS, TOO_LITTLE),
+        "M08": _claim(
+            _spread([p for p in frozen if HIGH in at and _enough(p, HIGH)]), "", TOO_LITTLE
+        ),
+        "M12": _claim(small + _above(cost, at, 6.7), ONE_SOURCE),
     }
 
 
@@ -180,9 +185,14 @@ def _pairs(measured: MeasuredStudy, technique: str) -> list[repeats.CellPair]:
 
 
 def _above(
-    pairs: list[repeats.CellPair], expected: float | None = None, at: Iterable[float] = (HIGH,)
+    pairs: list[repeats.CellPair], at: Iterable[float], expected: float | None = None
 ) -> list[Difference]:
-    return [Difference(a.id, b.id, column("pgd", e), expected) for (a, b), e in product(pairs, at)]
+    """Differences under PGD at some budgets, wherever enough is left to be compared."""
+    return [
+        Difference(a.id, b.id, column("pgd", epsilon), expected)
+        for (a, b), epsilon in product(pairs, at)
+        if _enough((a, b), epsilon)
+    ]
 
 
 def _spread(pairs: list[repeats.CellPair]) -> list[Check]:
@@ -300,7 +310,7 @@ def _attacks(measured: MeasuredStudy) -> dict[str, Claim]:
     return {
         "M03": _claim(_each(measured.plain, measured.tested, half)),
         "M14": _claim(_each(measured.plain, measured.tested, gaps)),
-        "M16": _claim(_each(confused, {HIGH} & {*measured.tested}, similar)),
+        "M16": _claim(_each(confused, measured.tested, similar)),
         "M17": Claim(lacking="the paper prints no DeepFool number; ours are on the study's page"),
         "M18": _claim(_budget(measured), lacking="the paper gives no ε with its tables"),
     }

@@ -105,6 +105,13 @@ class Target(Config):
     epochs: int = Field(ge=1, le=MOST)
     folds: int = Field(0, ge=0, le=MOST)
 
+    @model_validator(mode="after")
+    def _whole_folds(self) -> Self:
+        if self.folds and self.strong_images not in (0, self.test_size):
+            said = f"strong_images = {self.strong_images}: allowed are 0 and test_size"
+            raise ValueError(f"{said}, {self.test_size}, where there are folds")
+        return self
+
 
 TASKS: dict[str, Design] = {
     "cifar10/imagenet_resnet50": "factorial",
@@ -130,6 +137,8 @@ class Study(Config):
 
     Attributes:
         study: name of this scale, shown with every number.
+        combinations: name of the study that has all combinations of techniques, where this one
+            has not; its cells are judged with these.
         tasks: ``data set/network`` → the design it is run with, a key of ``DESIGNS``.
         targets: data set → its sizes, for every data set of ``tasks``.
         strategies, techniques: cells with others are left out of every design.
@@ -151,6 +160,7 @@ class Study(Config):
     """
 
     study: str = Field("paper", pattern=r"^[a-z0-9-]+$")
+    combinations: str = ""
     tasks: dict[Task, Design] = Field(TASKS, min_length=1)
     targets: dict[DataSetName, Target] = Field(TARGETS, min_length=1)
     strategies: tuple[Strategy, ...] = Field(tuple(FINE_TUNINGS), min_length=1)
@@ -233,7 +243,7 @@ class Cell:
 
     @property
     def strong_wishes(self) -> list[tuple[TrainingConfig, StrongConfig]]:
-        """The networks of the first seed with the strongest attacks."""
+        """The networks of the first seed with the strongest attacks, budget by budget."""
         first = [config for config in self.configs if config.seed == self.configs[0].seed]
         return [(config, _of(config, how)) for how in self.strong for config in first]
 
@@ -406,6 +416,18 @@ def published_study() -> Path:
             return paths.STUDIES / f"{name}.yaml"
     sought = ", ".join(f"study-{name}" for name in STUDY_SCALES)
     raise FileNotFoundError(f"{paths.PUBLISHED}: no {STUDY_TABLE} in any of {sought}")
+
+
+def judged(study: Study) -> list[Study]:
+    """A study, and the one that it names for combinations of techniques: judged together.
+
+    Raises:
+        ValueError: there is no study of that name.
+    """
+    if not study.combinations:
+        return [study]
+    file = paths.parameter_file("combinations", paths.STUDIES, study.combinations)
+    return [study, read_study(file)]
 
 
 def read_study(path: Path | str) -> Study:

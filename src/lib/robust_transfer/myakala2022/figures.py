@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robust_transfer.myakala2022 import printed
-from robust_transfer.myakala2022.experiment import DESIGNS, FINE_TUNINGS, by_task, words
-from robust_transfer.myakala2022.measured import MeasuredCell
+from robust_transfer.myakala2022.experiment import FINE_TUNINGS, by_task, words
+from robust_transfer.myakala2022.measured import LEAST, MeasuredCell
 from robust_transfer.presentation.figures import (
     GREY,
     INK,
@@ -24,18 +24,23 @@ from robust_transfer.presentation.tables import epsilon_words
 STRATEGY_COLOURS = dict(zip(FINE_TUNINGS, PALETTE, strict=False))
 """One colour per strategy."""
 HATCHES = dict(zip(FINE_TUNINGS, ("", "//", ".."), strict=True))
-MARKERS = {"": "o", "pretraining": "s", "augmentation": "^"}
-"""One marker per technique of the paper's Table II."""
-DASHES = {"": "-", "pretraining": "--", "augmentation": ":"}
+MARKERS = {"": "o", "pretraining": "s", "batch_norm": "D", "augmentation": "^"}
+"""One marker per technique."""
+ROUND = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16)
+"""Epsilons, in 255ths, that get a tick."""
+DASHES = {"": "-", "pretraining": "--", "batch_norm": "-.", "augmentation": ":"}
 
 
 def figure_1(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> Figure:
     """PGD accuracy per data set and strategy: the paper's, and ours at some epsilons.
 
+    Budgets of which nothing is left are passed over: their bars would be none.
     Error bars are standard deviations over repeats; the paper prints none.
     """
     groups = by_task((cell for cell in cells if not cell.techniques), least=2)
     drawn = [cell for group in groups.values() for cell in group]
+    most = {e: max((cell.by_seed("pgd", e).mean() for cell in drawn), default=0) for e in shown}
+    shown = [epsilon for epsilon in shown if most[epsilon] >= LEAST] or shown[:1]
     names = [(cell.task.replace("/", "\n"), cell.strategy) for cell in drawn]
     rows = pd.MultiIndex.from_tuples(names, names=["task", "strategy"])
     figure, axes = subplots(1 + len(shown), 1, 2.2 * (1 + len(shown)))
@@ -65,7 +70,7 @@ def _bars(axis: Axes, heights: pd.DataFrame, spread: pd.DataFrame) -> None:
 
 
 def figure_2(cells: Sequence[MeasuredCell], epsilon: float) -> Figure:
-    """Standard against PGD accuracy of the cells of Tables I and II, ours and the paper's.
+    """Standard against PGD accuracy of cells with one technique at most, ours and the paper's.
 
     A hollow marker is the paper's, a full one ours. The paper gives no standard accuracy of
     networks with augmentation; that of pre-trained ones follows from its text on CIFAR-10 alone.
@@ -73,7 +78,7 @@ def figure_2(cells: Sequence[MeasuredCell], epsilon: float) -> Figure:
     groups = by_task(cells, least=2) or by_task(cells)
     figure, axes = subplots(1, len(groups), 3.6, sharex=True, sharey=True)
     for axis, (task, group) in zip(axes[0], groups.items(), strict=True):
-        for cell in filter(_in_the_papers_tables, group):
+        for cell in filter(_one_at_most, group):
             colour, marker = STRATEGY_COLOURS[cell.strategy], MARKERS["+".join(cell.ordered)]
             style = {"marker": marker, "s": 42, "edgecolor": colour}
             ours = cell.by_seed().mean(), cell.by_seed("pgd", epsilon).mean()
@@ -89,30 +94,36 @@ def figure_2(cells: Sequence[MeasuredCell], epsilon: float) -> Figure:
     return figure
 
 
-def _in_the_papers_tables(cell: MeasuredCell) -> bool:
-    """Whether a cell has the strategy and techniques of one of Tables I and II."""
-    return cell.treatment in DESIGNS["tables"]
+def _one_at_most(cell: MeasuredCell) -> bool:
+    """Whether a cell has no more than one technique."""
+    return len(cell.techniques) <= 1
 
 
 def budget_curves(cells: Sequence[MeasuredCell], attack: str) -> Figure:
     """Accuracy against epsilon, a panel per task; shaded: one standard deviation over repeats.
 
-    Panels have scales of their own: two classes begin where a hundred never come.
+    Panels have scales of their own: two classes begin where a hundred never come. Epsilons are on
+    a logarithmic scale, after a straight piece from 0 to the smallest.
     """
-    groups = by_task(filter(_in_the_papers_tables, cells))
+    groups = by_task(filter(_one_at_most, cells))
     labels = ("ε in 255ths", f"{attack.upper()} accuracy (%)")
     columns = min(2, len(groups))
     figure, axes = small_multiples(len(groups), columns, 2.5, labels, sharex=True)
     for axis, (task, group) in zip(axes, groups.items(), strict=True):
         for cell in group:
             table, technique = cell.by_budget(attack), "+".join(cell.ordered)
-            sizes, mean, sd = 255 * table.index, table.mean(axis=1), table.std(axis=1)
+            sizes = (255 * table.index).to_numpy().round(2)
+            mean, sd = table.mean(axis=1), table.std(axis=1)
             colour = STRATEGY_COLOURS[cell.strategy]
             style = {"linestyle": DASHES[technique], "marker": MARKERS[technique], "ms": 4}
             axis.plot(sizes, mean, color=colour, label=cell.label, **style)
             axis.fill_between(sizes, mean - sd, mean + sd, alpha=0.15, linewidth=0, color=colour)
         axis.set_title(task)
         axis.set_ylim(bottom=0)
+        axis.set_xscale("symlog", base=2, linthresh=sizes[1])
+        axis.minorticks_off()
+        axis.set_xticks(ticks := [size for size in sizes if size in (0, *ROUND)])
+        axis.set_xticklabels(f"{size:g}" for size in ticks)
     shared_legend(figure, "upper center", 3)
     return figure
 

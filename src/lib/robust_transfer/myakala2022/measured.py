@@ -12,13 +12,18 @@ from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.evaluation.accuracies import Evaluation
 from robust_transfer.evaluation.budgets import Budgets, pooled
 from robust_transfer.myakala2022 import printed
-from robust_transfer.myakala2022.experiment import TECHNIQUES, Cell, Study
+from robust_transfer.myakala2022.experiment import TECHNIQUES, Cell
 from robust_transfer.presentation.tables import doubted, epsilon_words, with_sd
-from robust_transfer.records.store import Record
+from robust_transfer.records.store import Record, Store
 from robust_transfer.runner import Runner
 
-LOW, HIGH = 0.01, 8 / 255
-"""Smallest budget that the paper names, and the customary one."""
+HIGH = 8 / 255
+TESTED = (0.5 / 255, 0.01, HIGH)
+"""Budgets at which claims are tested, as far as they were measured: one at which networks that
+were never attacked fall, the smallest that the paper names, and the customary one."""
+
+LEAST = 1.0
+"""Percent below which an accuracy under attack counts as nothing left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,26 +63,26 @@ class MeasuredCell(Cell):
     def by_seed(
         self, attack: str = "natural", epsilon: float = 0.0, measure: str = "accuracy"
     ) -> pd.Series:
-        """A measure in percent, by seed: ``accuracy``, ``balanced_accuracy`` or ``auroc``."""
+        """A measure in percent, by seed: ``accuracy``, ``balanced_accuracy`` or ``auroc``.
+
+        Accuracy without attack is that on all test images, of which fewer may have been attacked.
+        """
+        if (attack, measure) == ("natural", "accuracy"):
+            return 100 * pd.Series({r.seed: r.budgets.standard for r in self.repeats})
         values = {r.seed: getattr(r.budgets, measure)(attack, epsilon) for r in self.repeats}
         return 100 * pd.Series(values)
 
-    @property
-    def standard(self) -> pd.Series:
-        """Accuracy without attack in percent, by seed, of all test images."""
-        return 100 * pd.Series({r.seed: r.budgets.standard for r in self.repeats})
-
     def by_budget(self, attack: str) -> pd.DataFrame:
-        """Accuracies in percent: a row per epsilon, from the natural one at 0 on, columns seeds."""
+        """Accuracies on attacked images in percent: a row per epsilon from 0 on, columns seeds."""
         attacked = {epsilon: self.by_seed(attack, epsilon) for epsilon in self.budgets.epsilons}
-        return pd.DataFrame({0.0: self.by_seed()} | attacked).T
+        clean = 100 * pd.Series({r.seed: r.budgets.accuracy() for r in self.repeats})
+        return pd.DataFrame({0.0: clean} | attacked).T
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredStudy:
-    """A study with its cells, in every form that its claims ask for."""
+    """The cells of a study, or of several, in every form that their claims ask for."""
 
-    study: Study
     cells: Sequence[MeasuredCell]
 
     @property
@@ -87,8 +92,9 @@ class MeasuredStudy:
 
     @property
     def tested(self) -> list[float]:
-        """Of the two budgets that claims are tested at, those that were measured."""
-        return [epsilon for epsilon in (LOW, HIGH) if epsilon in self.study.epsilons]
+        """Of the budgets that claims are tested at, those that were measured on every cell."""
+        everywhere = [set(cell.budgets.epsilons) for cell in self.cells]
+        return [epsilon for epsilon in TESTED if all(epsilon in of for of in everywhere)]
 
     def on(self, dataset: str) -> Self:
         """Of the study only the tasks that stand for one of the paper's data sets."""
@@ -126,6 +132,18 @@ def _outcomes(budgets: Budgets) -> Evaluation:
 def column(attack: str, epsilon: float) -> str:
     """Name of an accuracy: ``natural``, or attack and budget."""
     return "natural" if attack == "natural" else f"{attack.upper()} ε = {epsilon_words(epsilon)}"
+
+
+def stored(cell: Cell, store: Store) -> MeasuredCell:
+    """A cell with what is stored of all its networks.
+
+    Raises:
+        FileNotFoundError: something is not there.
+    """
+    found = [how.find(store, config) for config, how in cell.wishes]
+    if None in found:
+        raise FileNotFoundError(f"{store.layers[-1]}: not all of {cell.id} was measured")
+    return of_networks(cell, [store.require(config) for config in cell.configs], found)
 
 
 def measure(runner: Runner, table: Sequence[Cell]) -> list[MeasuredCell]:

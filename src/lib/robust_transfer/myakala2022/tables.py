@@ -1,6 +1,7 @@
 """Paper B's tables beside ours, and the tables that the paper does not have."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,17 @@ from robust_transfer.data.registry import DATASETS
 from robust_transfer.evaluation.budgets import NATURAL, Condition
 from robust_transfer.evaluation.intervals import with_interval
 from robust_transfer.myakala2022 import printed, repeats
-from robust_transfer.myakala2022.experiment import FINE_TUNINGS, TECHNIQUES, Cell, Study, words
-from robust_transfer.myakala2022.measured import MeasuredCell, matched
+from robust_transfer.myakala2022.experiment import (
+    FINE_TUNINGS,
+    TECHNIQUES,
+    Cell,
+    Study,
+    by_task,
+    words,
+)
+from robust_transfer.myakala2022.measured import LEAST, MeasuredCell, matched
 from robust_transfer.presentation.tables import epsilon_words, network_minutes
+from robust_transfer.records.store import Store
 
 
 def designs(study: Study, table: Sequence[Cell]) -> pd.DataFrame:
@@ -29,7 +38,9 @@ def designs(study: Study, table: Sequence[Cell]) -> pd.DataFrame:
             "side in pixels": target.image_size or DATASETS[dataset].side,
             "training images": f"{target.train_size:,}",
             "epochs": target.epochs,
-            "test images": f"{target.test_size:,}",
+            "test images": f"{(target.folds or 1) * target.test_size:,}"
+            + (f", in {target.folds} folds" if target.folds else ""),
+            "attacked": f"{(target.folds or 1) * (target.attacked_images or target.test_size):,}",
         }
     return pd.DataFrame.from_dict(lines, "index")
 
@@ -41,12 +52,14 @@ def data_line(study: Study, cells: Sequence[MeasuredCell]) -> str:
     effort = network_minutes(
         [record for repeat in repeats for record in repeat.records], 0, measuring
     )
-    start = "published ImageNet weights" if study.pretrained else "networks trained here"
+    sources = {repeat.source for cell in cells for repeat in cell.configs}
+    start = "published ImageNet weights" if None in sources else "networks trained here"
+    trained = {f"{c.dataset}, {c.train_size:,} images" for c in sources if c}
+    start += f" (source data {'; '.join(sorted(trained))})" if trained else ""
     tasks = f"{len(study.tasks)} {'tasks' if len(study.tasks) > 1 else 'task'}"
     return (
         f"Study {study.study}: {study.repeats} repeats of {len(cells)} cells on "
-        f"{tasks}, from {start} (source data {study.source_dataset}, "
-        f"{study.source_train_size:,} images), {effort}, measuring included."
+        f"{tasks}, from {start}, {effort}, measuring included."
     )
 
 
@@ -148,8 +161,15 @@ def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.Da
     return pd.DataFrame(lines, columns=["technique", "strategy", "gain", "low", "high", "pairs"])
 
 
-def compared(pairs: Sequence[repeats.CellPair], attack: str, epsilon: float) -> pd.DataFrame:
-    """Paired t-tests of cells of one task, for readers; see ``repeats.compare``."""
+def compared(
+    pairs: Sequence[repeats.CellPair], attack: str, epsilons: Sequence[float]
+) -> pd.DataFrame:
+    """Paired t-tests of cells of one task at some budgets, for readers; see ``repeats.compare``."""
+    parts = {f"ε = {epsilon_words(e)}": _compared(pairs, attack, e) for e in epsilons}
+    return pd.concat(parts).swaplevel().loc[[*next(iter(parts.values())).index]]
+
+
+def _compared(pairs: Sequence[repeats.CellPair], attack: str, epsilon: float) -> pd.DataFrame:
     tests = repeats.compare(pairs, attack, epsilon)
     spread = tests["sd"] > 0
     gaps = tests[["difference", "low", "high"]].to_numpy()
@@ -182,6 +202,66 @@ def settled(pairs: Sequence[repeats.CellPair], attack: str, epsilons: Sequence[f
         )
     text = ", ".join(said)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def withstood(cells: Sequence[MeasuredCell], store: Store) -> pd.DataFrame:
+    """What the strongest attacks leave beside PGD, on the same images of the first seed.
+
+    Args:
+        cells: of the study.
+        store: where measurements of their ``strong_wishes`` are, or are not.
+
+    Returns:
+        A row per cell with such measurements; accuracies in percent.
+    """
+    lines = {}
+    for cell in cells:
+        for how, networks in groupby(cell.strong_wishes, lambda wish: wish[1].attacks):
+            left = [strong.find(store, config) for config, strong in networks]
+            if None in left:
+                continue
+            hits = np.concatenate([found.outcomes[how.attacks[-1].name] for found in left])
+            epsilon = how.attacks[0].threat_model.epsilon
+            budgets, at = cell.repeats[0].budgets, epsilon_words(epsilon)
+            right = (budgets.predicted("pgd", epsilon) == budgets.labels)[: len(hits)]
+            line = lines.setdefault(f"{cell.task}, {cell.label}", {})
+            line[f"PGD, {at}"] = f"{100 * right.mean():.1f}"
+            line[f"strongest, {at}"] = f"{100 * hits.mean():.1f}"
+    return pd.DataFrame.from_dict(lines, "index")
+
+
+def differ_most(cells: Sequence[MeasuredCell], attack: str) -> dict[str, float]:
+    """Task → the measured epsilon at which strategies without techniques lie furthest apart."""
+    found = {}
+    for task, group in by_task((cell for cell in cells if not cell.techniques), least=2).items():
+        curves = pd.DataFrame({c.id: c.by_budget(attack).mean(axis=1) for c in group}).drop(0.0)
+        found[task] = float((curves.max(axis=1) - curves.min(axis=1)).idxmax())
+    return found
+
+
+def ranking(cells: Sequence[MeasuredCell], attack: str) -> str:
+    """What an attack leaves of every strategy without techniques, in words, the most first."""
+    said = []
+    for task, epsilon in differ_most(cells, attack).items():
+        group = [cell for cell in cells if cell.task == task and not cell.techniques]
+        curves = pd.DataFrame({c.label: c.by_budget(attack).mean(axis=1) for c in group})
+        left = curves.loc[epsilon].sort_values(ascending=False)
+        words = ", ".join(f"{value:.1f} after {name}" for name, value in left.items())
+        text = f"On {task}, {attack.upper()} tells strategies apart best at "
+        text += f"ε = {epsilon_words(epsilon)}, where it leaves (in percent) {words}"
+        gone = [size for size in curves.index if (curves.loc[size:] < LEAST).all(axis=None)]
+        if gone:
+            text += f"; from ε = {epsilon_words(gone[0])} on, less than {LEAST:g} % after any"
+        said.append(f"{text}.")
+    return " ".join(said)
+
+
+def technique_pairs(cells: Sequence[MeasuredCell]) -> list[repeats.CellPair]:
+    """Every cell with a single technique and the same cell without it."""
+    plain = {(cell.task, cell.strategy): cell for cell in cells if not cell.techniques}
+    single = [cell for cell in cells if len(cell.techniques) == 1]
+    pairs = [(cell, plain.get((cell.task, cell.strategy))) for cell in single]
+    return [pair for pair in pairs if pair[1]]
 
 
 def strategy_pairs(cells: Sequence[MeasuredCell]) -> list[repeats.CellPair]:

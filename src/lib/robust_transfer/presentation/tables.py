@@ -144,6 +144,8 @@ def with_sd(values: pd.Series) -> str:
 
 
 def epsilon_words(epsilon: float) -> str:
-    """An epsilon for readers: in 255ths if it is a whole number of them."""
-    steps = 255 * epsilon
-    return f"{steps:.0f}/255" if abs(steps - round(steps)) < 1e-6 else f"{epsilon:g}"
+    """An epsilon for readers: in 255ths if it is a whole number of them, or short only in them."""
+    steps, plain = 255 * epsilon, f"{epsilon:g}"
+    whole = abs(steps - round(steps)) < 1e-6
+    short = len(plain) > len("0.01") and abs(steps - round(steps, 2)) < 1e-6
+    return f"{round(steps, 2):g}/255" if whole or short else plain
