@@ -177,6 +177,89 @@ def test_a_pack_that_would_unpack_to_more_than_itself_is_refused(tmp_path):
         away.unpack(tmp_path, tmp_path / "there")
 
 
+STUDY = {
+    "study": "away",
+    "tasks": {"glyphs10/resnet8": "strategies"},
+    "targets": {
+        "glyphs10": {"train_size": 64, "validation_size": 16, "test_size": 20, "epochs": 2}
+    },
+    "techniques": ["augmentation"],
+    "repeats": 2,
+    "pretrained": False,
+    "source_dataset": "glyphs20",
+    "source_image_size": 0,
+    "source_train_size": 64,
+    "source_validation_size": 16,
+    "source_epochs": 1,
+    "training_steps": 1,
+    "epsilons": [0.02],
+    "shown": [0.02],
+    "steps": 1,
+    "deepfool_images": 0,
+}
+
+
+@pytest.fixture
+def studied(tmp_path, monkeypatch):
+    """Call the script with a study of its own, known by its name, and published apart."""
+    (tmp_path / "studies").mkdir()
+    file = tmp_path / "studies" / "away.yaml"
+    target = STUDY["targets"]["glyphs10"] | {"strong_images": 4}
+    file.write_text(yaml.safe_dump(STUDY | {"targets": {"glyphs10": target}}))
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(paths, "STUDIES", tmp_path / "studies")
+
+    def call(command, machine, *arguments):
+        where = ["--packs", str(tmp_path / "packs"), "--results-dir", str(tmp_path / machine)]
+        return away.main([command, "--study", str(file), "--workers", "1", *where, *arguments])
+
+    return call
+
+
+@pytest.mark.slow
+def test_a_study_comes_home_and_is_filed(studied, tmp_path, capfd):
+    assert studied("run", "first") == 0
+    assert "everything is done: 7 networks are finished" in capfd.readouterr().out
+    measured = sorted(path.name[:6] for path in (tmp_path / "first").glob("*/*-*.json"))
+    assert measured == ["budget"] * 6 + ["strong"] * 3
+    with_weights = [path.parent.name for path in (tmp_path / "first").glob("*/weights*")]
+    assert len(with_weights) == 7  # there, where they are not packed
+
+    assert studied("run", "second") == 0  # on a fresh machine all that is left is the source
+    output = capfd.readouterr().out
+    assert "everything is done: 7 networks are finished" in output
+
+    assert studied("file", "home") == 0
+    assert capfd.readouterr().out == "everything is published\n"
+    published = tmp_path / "published" / "study-away"
+    assert finished(published) == finished(tmp_path / "first")
+    (source,) = published.glob("*/weights*")
+    assert source.parent.name.startswith("glyphs20-resnet8-nat-")
+    assert len(list(published.glob("*/strong-*.json"))) == 3
+    assert len(list(published.glob(f"*/{away.layers.NAME}"))) == 1
+    assert (published / "study.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--study", "huge"], "study = 'huge': allowed are factorial, imagenet, .*, or a file"),
+        (["--study", "smoke", "--networks", "pgd"], "networks = 'pgd': allowed are glyphs10-.*"),
+        (["--study", "imagenet"], "data_dir = '': cifar10 needs the folder of its images"),
+        (["--study", "factorial", "--data-dir", "nowhere"], "data_dir = 'nowhere': no such folder"),
+        (["--study", "imagenet", "--data-dir", "."], "data_dir = '.': .*cifar10.*"),
+        (["--study", "smoke", "--packs", "FILE"], "packs = '.*file': a file; allowed is a folder"),
+    ],
+    ids=" ".join,
+)
+def test_a_study_that_cannot_run_is_refused_in_one_line(tmp_path, file, capfd, arguments, message):
+    where = ["--packs", str(tmp_path / "packs"), "--results-dir", str(tmp_path / "never")]
+    assert away.main(["run", *where, *(word.replace("FILE", file) for word in arguments)]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and re.fullmatch(f"error: {message}\n", err)
+    assert not (tmp_path / "never").exists()
+
+
 @pytest.mark.slow
 def test_outcomes_that_are_not_the_networks_are_refused(there, borrowed, capfd):
     there("run", "first")
@@ -225,6 +308,25 @@ def test_what_came_home_stays_where_it_is_but_a_checkpoint_moves_on(tmp_path):
     away.unpack(tmp_path / "packs", tmp_path / "there")
     found = sorted(p.relative_to(tmp_path / "there") for p in (tmp_path / "there").glob("*/*"))
     assert list(map(str, found)) == [f"a/{EVALUATION}", "b/checkpoint.safetensors"]
+
+
+def test_weights_that_are_to_stay_are_not_packed(tmp_path):
+    for name in ("a", "b"):
+        for file in (
+            "record.json",
+            "weights.safetensors",
+            "flow.json",
+            "strong-" + EVALUATION[11:],
+        ):
+            path = tmp_path / "results" / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")
+    assert not away.pack(tmp_path / "results", tmp_path / "packs", bare=["a"])
+    away.unpack(tmp_path / "packs", tmp_path / "there")
+    found = {p.relative_to(tmp_path / "there").as_posix() for p in (tmp_path / "there").glob("*/*")}
+    whole = {p.relative_to(tmp_path / "results").as_posix() for p in tmp_path.glob("results/*/*")}
+    assert whole - found == {"a/weights.safetensors"} and found < whole
+    assert away.layers.NAME == "flow.json"
 
 
 @pytest.mark.parametrize(("brought", "stays"), [(2, 2), (1, 1), (0, 1)])

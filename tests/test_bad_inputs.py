@@ -32,7 +32,7 @@ CASES = [
     (
         profile,
         {"target_dataset": "chestxray14"},
-        "target_dataset = 'chestxray14': has independent labels; allowed are chest_xray8, .*cifar10",
+        "target_dataset = 'chestxray14': has independent labels; allowed are chest_xray8, .* cifar",
     ),
     (profile, {"epsilon": 8}, r"epsilon = 8: .* on the \[0, 1\] scale; 8 of 256 levels is 0.03125"),
     (study, {"training_epsilon": 8}, r"training_epsilon = 8: .* 8 of 256 levels is 0.03125"),

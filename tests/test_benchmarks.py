@@ -7,13 +7,13 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks import growth, machine, pipeline, strength
+from benchmarks import growth, machine, pipeline, sides, strength
 from benchmarks.__main__ import main
 from benchmarks.accuracy import judge
 from benchmarks.loops import Convolutions, attack_batch, fold_batch_norm
 from benchmarks.peers import foolbox
 from benchmarks.settings import ATTACKS, Bench, Settings
-from robust_transfer.networks.registry import build
+from robust_transfer.networks.registry import NETWORKS, PRETRAINED, build
 from robust_transfer.presentation import speed
 from robust_transfer.records.store import Store
 
@@ -233,6 +233,29 @@ def test_bad_argument_is_named_in_one_line(arguments, message, tmp_path, capsys)
     assert main([*arguments.split(), "--out", str(tmp_path)]) == 1
     output = capsys.readouterr().err.strip()
     assert output.startswith(f"error: {message}") and "\n" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sides", "64"], "unrecognized arguments: --sides 64"),
+        (["--data-dir"], "argument --data-dir: expected one argument"),
+    ],
+)
+def test_an_option_that_sides_do_not_have_is_named_in_one_line(capsys, arguments, message):
+    before = sides.WRITTEN.read_bytes()
+    assert sides.main(arguments) == 1
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert sides.WRITTEN.read_bytes() == before
+
+
+def test_sides_without_their_images_are_refused_before_anything_is_trained(monkeypatch):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    for known in (NETWORKS, PRETRAINED):
+        monkeypatch.setitem(known, "efficientnet_lite0_64", None)  # forgotten after the test
+    monkeypatch.setattr(sides.loop, "train", lambda *_, **__: pytest.fail("a training began"))
+    with pytest.raises(FileNotFoundError, match=r"^data_dir = 'nowhere': no such folder$"):
+        sides.at(64, "nowhere")
 
 
 def options(folder) -> dict:

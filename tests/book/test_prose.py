@@ -50,7 +50,8 @@ CONSTANTS = {
         "0.1": "learning rate",
         "76 %": "share of the weights in stage 3 and head",
     }
-    | {"0.0001": "the second paper's learning rate"}
+    | {"0.0001": "the second paper's learning rate", "0.5": "ε in 1/255, of a rule"}
+    | {"0.01": "the second paper's smallest ε"}
     | dict.fromkeys(("0.03", "0.05", "0.07", "0.09"), "the second paper's ε")
     | dict.fromkeys(("2.0", "3.0", "4.0", "5.0", "6.0", "8.0"), "tolerance"),
     "models": LEVEL,
@@ -63,7 +64,8 @@ CONSTANTS = {
     "10_browser": LEVEL
     | {"90 %": "another level", "1.645": "its normal quantile"}
     | {"99 %": "another level", "2.576": "its normal quantile"},
-    "06_study": LEVEL,
+    "06_study": {"0.01": "the paper's smallest ε"},
+    "12_techniques": LEVEL,
     "07_forensics": {"0.01": "the paper's smallest ε", "2.55": "the same in 1/255"},
     "05_verdicts": LEVEL | {"90 %": "level of the intervals of an equivalence"},
 }

@@ -56,7 +56,7 @@ def as_printed(cell, seed, attack, epsilon):
 
 def judge_study(accuracy, of: Study = STUDY) -> dict[str, verdicts.Judgement]:
     """The claims of paper B, judged by made-up accuracies."""
-    measured = MeasuredStudy(of, measure(study_cells(of), accuracy, count=1000))
+    measured = MeasuredStudy(measure(study_cells(of), accuracy, count=1000))
     return verdicts.judge(measured.reproduction, groups(measured))
 
 

@@ -16,8 +16,9 @@ from robust_transfer.data.layouts import DataSet, Found, in_memory
 from robust_transfer.data.registry import DATASETS, load
 from robust_transfer.myakala2022.experiment import Study, cells
 from robust_transfer.myakala2022.measured import measure, of_networks
-from robust_transfer.records.store import RECORD, WEIGHTS, Store
+from robust_transfer.records.store import RECORD, WEIGHTS, Store, folder_name
 from robust_transfer.runner import Runner
+from scripts import away
 
 TARGET = {"train_size": 64, "validation_size": 16, "test_size": 20, "epochs": 1}
 TINY = {
@@ -124,6 +125,46 @@ def test_unfinished_repeats_are_named_and_there_is_no_table(study, run, tmp_path
     missing = pipeline.publish_study(more, Store(run[0], tmp_path / "published" / "study-tiny"))
     assert missing == ["glyphs10-resnet8-full_finetuning, seed 2"]
     assert not (tmp_path / "published" / "study-tiny" / "study.csv").exists()
+
+
+def test_of_a_borrowed_machine_comes_what_is_measured_without_weights(
+    study, run, published, tmp_path, monkeypatch
+):
+    networks = {folder_name(config) for config in cells(study)[0].configs}
+    bare = away.measured(study, Store(run[0]))
+    assert bare == networks
+    assert away.pack(run[0], tmp_path / "packs", bare=bare) == []
+    expected = {p.relative_to(published): p.read_bytes() for p in published.rglob("*.*")}
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "filed")
+    target = paths.PUBLISHED / study.folder
+    for _ in range(2):  # again nothing is left to do
+        assert away.file_study(study, tmp_path / "packs", runner(tmp_path / "home", target)) == []
+        assert {p.relative_to(target): p.read_bytes() for p in target.rglob("*.*")} == expected
+        (source,) = (path for path in (tmp_path / "home").iterdir() if path.is_dir())
+        assert source.name.startswith("glyphs20-") and source.name not in networks
+
+
+def test_weights_come_where_something_is_left_to_measure(study, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(pipeline, "check_known", lambda *_: None)
+    there, target = shutil.copytree(run[0], tmp_path / "there"), paths.PUBLISHED / study.folder
+    first, second = (folder_name(config) for config in cells(study)[0].configs)
+    next((there / second).glob("budgets-*.json")).unlink()
+    bare = away.measured(study, Store(there))
+    assert bare == {first}
+    away.pack(there, tmp_path / "packs", bare=bare)
+    home = runner(tmp_path / "home", target)
+    missing = ["glyphs10-resnet8-full_finetuning, seed 1"]
+    assert away.file_study(study, tmp_path / "packs", home) == missing
+    assert (tmp_path / "home" / second / WEIGHTS).exists()
+    assert (target / first / RECORD).exists() and not (tmp_path / "home" / first).exists()
+    assert not (target / "study.csv").exists()
+
+
+def test_the_strongest_attacks_too_are_to_be_measured_before_weights_can_stay(study, run):
+    targets = {"glyphs10": TARGET | {"strong_images": 4}}
+    more = Study(**TINY | {"targets": targets})
+    assert away.measured(more, Store(run[0])) == {folder_name(cells(study)[0].configs[1])}
 
 
 @dataclass(frozen=True, kw_only=True)

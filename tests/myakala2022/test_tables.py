@@ -194,8 +194,9 @@ def test_differences_that_survive_the_correction_are_told():
 def test_compared_names_the_cells(cells):
     pairs = tables.strategy_pairs(cells)
     assert len(pairs) == 3 and all(first.strategy == "layer_freezing" for first, _ in pairs)
-    found = tables.compared(pairs, "pgd", 0.01)
-    assert found.index[0] == "cifar10/resnet20: layer freezing − full fine-tuning"
+    found = tables.compared(pairs, "pgd", SHOWN)
+    name = "cifar10/resnet20: layer freezing − full fine-tuning"
+    assert [*found.index[:2]] == [(name, f"ε = {epsilon_words(epsilon)}") for epsilon in SHOWN]
 
 
 def test_figures_are_drawn_of_what_there_is(rows, cells):
@@ -238,12 +239,12 @@ def test_a_study_of_any_design_is_shown_and_judged(tasks, changes):
     several = {t for cell in cells for t in cell.techniques}
     assert {*effects.set_index("technique").index} == {experiment.words(t) for t in several}
     pairs = tables.strategy_pairs(cells)
-    assert len(tables.compared(pairs, "pgd", SHOWN[0])) == len(pairs)
+    assert len(tables.compared(pairs, "pgd", SHOWN)) == len(SHOWN) * len(pairs)
     tables.table_1(cells, SHOWN), tables.table_2(cells, SHOWN)
     drawn = [figures.figure_2(cells, SHOWN[-1]), figures.gains(effects)]
     drawn.append(figures.figure_1(cells, SHOWN))
     assert all(isinstance(figure, Figure) for figure in drawn)
-    of_study = measured.MeasuredStudy(study(tasks, **changes), cells)
+    of_study = measured.MeasuredStudy(cells)
     judged = verdicts.judge(of_study.reproduction, claims.groups(of_study))
     assert verdicts.numbers(judged)["claims"] == len(judged)
     assert len(verdicts.claimed_differences(judged)) == verdicts.numbers(judged)["differences"]

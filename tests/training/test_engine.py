@@ -278,7 +278,94 @@ def test_cores_are_those_that_the_process_may_use():
         os.sched_setaffinity(0, allowed)
 
 
+BACKBONES = {"imagenet_efficientnet_lite0": 49, "imagenet_resnet50": 5, "imagenet_densenet121": 1}
+"""Networks of paper B, with how many convolutions of their sequences have a batch norm after."""
+LITE = "imagenet_efficientnet_lite0"
+
+
+def a_backbone(name=LITE):
+    """A lived-in backbone; of some a package is needed, which not everyone has."""
+    if name == LITE:
+        pytest.importorskip("efficientnet_lite_pytorch")
+    return lived_in(name)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_folded_backbone_has_the_networks_logits_and_input_gradient(name):
+    model, (images, labels) = a_backbone(name), noise(2, 32)
+    target = folded(model)
+    assert target is not model
+    folds = [m for m in target.modules() if isinstance(m, nn.Identity)]
+    kept = [m for m in model.modules() if isinstance(m, nn.Identity)]
+    assert len(folds) - len(kept) == BACKBONES[name]
+    logits, gradient = logits_and_gradient(target, images, labels)
+    expected_logits, expected = exact(model, images, labels)
+    assert error(logits, expected_logits) < 1e-4
+    errors = (gradient - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
+    assert errors.median() < 1e-3 and same_signs(gradient, expected) > 0.999
+
+
+def test_folding_a_backbone_leaves_it_untouched():
+    model, (images, labels) = a_backbone(), noise(2, 32)
+    model.stage1.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    needs = [p.requires_grad for p in model.parameters()]
+    places, kinds = ([f(m) for m in model.modules()] for f in (id, type))
+    target = folded(model)
+    F.cross_entropy(target(images.requires_grad_(True)), labels).backward()
+    assert images.grad.any()
+    assert all(p.grad is None for m in (model, target) for p in m.parameters())
+    assert [p.requires_grad for p in model.parameters()] == needs and not all(needs)
+    assert not any(p.requires_grad for p in target.parameters())
+    assert [id(m) for m in model.modules()] == places
+    assert [type(m) for m in model.modules()] == kinds
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_folded_backbone_keeps_the_statistics_it_was_folded_from():
+    model, (images, _) = a_backbone(), noise(2, 32)
+    target = folded(model)
+    before = target(images)
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.add_(0.1)
+    assert torch.equal(target(images), before)
+    assert error(folded(model)(images), before) > 1e-3
+
+
+def test_a_backbone_in_bf16_comes_as_near_as_autocast_does():
+    model, (images, labels) = a_backbone(), noise(8, 32)
+    half = folded(model, "bf16")
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, gradient = logits_and_gradient(half, images, labels)
+        usual_logits, usual = logits_and_gradient(model, images, labels)
+    expected_logits, expected = exact(model, images, labels)
+    assert gradient.dtype == torch.float32
+    assert 1e-4 < error(logits, expected_logits) < 1.5 * error(usual_logits, expected_logits)
+    assert same_signs(usual, expected) - 0.02 < same_signs(gradient, expected) < 0.999
+
+
+def hooked(model):
+    model.stage2[0].register_forward_hook(lambda module, given, found: 2 * found)
+    return model
+
+
+def replaced(model):
+    model.stage2[0].forward = lambda x: x
+    return model
+
+
+def partly_training(model):
+    model.stage1[0].train()
+    return model
+
+
 OTHERS = {
+    "a hooked backbone": lambda: hooked(a_backbone()),
+    "a backbone with a replaced forward": lambda: replaced(a_backbone()),
+    "a backbone in train mode": lambda: a_backbone().train(),
+    "a backbone partly in train mode": lambda: partly_training(a_backbone()),
+    "a transformer": lambda: build("vit6", 10, seed=0).eval(),
+    "a backbone without batch norm after convolutions": lambda: lived_in("densenet40"),
     "a densenet": lambda: build("densenet14", 10, seed=0).eval(),
     "any module": lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 10)).eval(),
     "a network in train mode": lambda: build("resnet8", 10, seed=0),

@@ -188,6 +188,105 @@ def test_from_scratch_freeze_all_freezes_nothing(tiny):
     assert all(p.requires_grad for p in model.parameters())
 
 
+KEPT = {"strategy": "head", "frozen_batch_norm": "freeze_all", "features": "kept"}
+
+
+@pytest.fixture(scope="module")
+def heads(tiny):
+    """A head that is trained on kept features for four epochs, the last of which stays."""
+    adam = {"optimizer": "adam", "learning_rate": 0.02, "weight_decay": 0.01}
+    source = tiny(dataset="glyphs20")
+    return tiny(**adam, **KEPT, source=source, epochs=4, decay_epochs=(2,), selection="last")
+
+
+def features_by_hand(state, images):
+    """What the head of a network with this state meets of whole sets of images."""
+    bare = build("resnet8", 20, seed=0)
+    bare.load_state_dict(state)
+    bare.head = nn.Identity()
+    return bare.eval()(images.pixels.float() / 255).detach()
+
+
+@pytest.mark.parametrize("batch_norm", ["freeze", "freeze_all"])
+def test_kept_features_leave_all_but_the_head_as_it_was(heads, tmp_path, source_state, batch_norm):
+    config = TrainingConfig(**dict(heads) | {"frozen_batch_norm": batch_norm})
+    best, progress = run(config, tmp_path / "checkpoint", source_state=source_state)
+    fresh = initial_model(config, source_state).state_dict()
+    for name, value in best.items():
+        assert torch.equal(value, fresh[name]) != name.startswith("head."), name
+        assert name.startswith("head.") or torch.equal(value, source_state[name])
+    losses = [row["loss"] for row in progress.history]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
+
+
+def test_a_head_on_kept_features_is_a_linear_layer_trained_on_them(heads, tmp_path, source_state):
+    images, _ = load_data(heads, "")
+    features = features_by_hand(source_state, images)
+    linear = copy.deepcopy(initial_model(heads, source_state).head)
+    optimizer = torch.optim.Adam(linear.parameters(), weight_decay=0.01)
+    for epoch, rate in enumerate((0.02, 0.02, 0.002, 0.002)):
+        optimizer.param_groups[0]["lr"] = rate
+        generator = Generator().manual_seed(heads.seed * 1_000_003 + epoch)
+        for chosen in torch.randperm(96, generator=generator).split(32):
+            optimizer.zero_grad()
+            F.cross_entropy(linear(features[chosen]), images.labels[chosen]).backward()
+            optimizer.step()
+    best, _ = run(heads, tmp_path / "checkpoint", source_state=source_state)
+    torch.testing.assert_close(best["head.weight"], linear.weight.detach())
+    torch.testing.assert_close(best["head.bias"], linear.bias.detach())
+    before = initial_model(heads, source_state).head.weight
+    assert (before - linear.weight).abs().max() > 0.05
+
+
+def test_a_head_on_kept_features_is_validated_as_the_network_is(heads, tmp_path, source_state):
+    config = TrainingConfig(**dict(heads) | {"selection": "mean"})
+    images = load_data(config, "")
+    best, progress = run(config, tmp_path / "checkpoint", images, source_state)
+    model = build("resnet8", 10, seed=0)
+    model.load_state_dict(best)
+    row = progress.history[progress.best_epoch]
+    assert row["natural"] == pytest.approx(validate(model, config, images[1])[0])
+    assert row["natural"] == max(row["natural"] for row in progress.history)
+    assert row["adversarial"] is None and 0 < row["natural"] < 1
+
+
+def test_a_killed_training_on_kept_features_ends_where_an_uninterrupted_one_does(
+    heads, tmp_path, source_state
+):
+    def interrupt(row):
+        if row["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(heads, tmp_path / "killed", source_state=source_state, on_epoch=interrupt)
+    rows = []
+    resumed, progress = run(
+        heads, tmp_path / "killed", source_state=source_state, on_epoch=rows.append
+    )
+    assert [row["epoch"] for row in rows] == [2, 3]
+    whole, expected = run(heads, tmp_path / "whole", source_state=source_state)
+    assert_same(resumed, whole)
+    assert without_seconds(progress.history) == without_seconds(expected.history)
+
+
+def test_kept_features_are_those_of_every_batch_of_any_size(
+    heads, source_state, labelled, monkeypatch
+):
+    model = initial_model(heads, source_state).train()
+    whole = loop.features_of(model, heads, labelled[0])
+    assert all(module.training for module in model.modules())
+    monkeypatch.setattr(engine, "ATTACKED_PIXELS", 10 * 16 * 16)
+    parts = loop.features_of(model, heads, labelled[0])
+    for found in (whole, parts):
+        by_hand = features_by_hand(source_state, labelled[0])
+        torch.testing.assert_close(found.pixels, by_hand, rtol=1e-4, atol=1e-5)
+        assert found.labels is labelled[0].labels
+    assert not model.head._forward_pre_hooks
+    half = loop.features_of(model, heads.model_copy(update={"precision": "bf16"}), labelled[0])
+    assert half.pixels.dtype == torch.float32
+    assert 0 < (half.pixels - whole.pixels).abs().max() < 0.05 * whole.pixels.abs().max()
+
+
 @pytest.fixture
 def published(monkeypatch):
     """A resnet8 with published weights, as for 1000 classes but for its head."""
@@ -243,12 +342,16 @@ def test_images_are_loaded_in_the_configured_size(tiny, monkeypatch):
     assert calls == [0, 0, 24, 24]
 
 
+BAD = "^features = 'kept': allowed is it for strategy = 'head' with frozen_batch_norm, without an "
+
 CHANGES = [
     {"optimizer": "adam"},
     {"image_size": 64},
     {"pretrained": True, "strategy": "all", "network": "imagenet_resnet50"},
     {"source": SOURCE, "strategy": "all"},
     {"source": SOURCE, "strategy": "all", "frozen_batch_norm": "freeze_all"},
+    {"source": SOURCE, "strategy": "head", "frozen_batch_norm": "freeze_all"},
+    {"source": SOURCE} | KEPT,
 ]
 
 
@@ -257,7 +360,7 @@ def test_every_new_field_changes_the_hash_and_none_the_old_ones():
     assert len({config.hash for config in configs}) == len(configs)
     for config in configs:
         assert TrainingConfig(**config.model_dump(mode="json")).hash == config.hash
-    defaults = {"optimizer": "sgd", "image_size": 0, "pretrained": False}
+    defaults = {"optimizer": "sgd", "image_size": 0, "pretrained": False, "features": "computed"}
     assert TrainingConfig(**defaults).hash == TrainingConfig().hash == "44136fa355b3678a"
 
 
@@ -273,6 +376,11 @@ def test_every_new_field_changes_the_hash_and_none_the_old_ones():
             "pretrained = True: allowed is only a network without a source",
         ),
         ({"frozen_batch_norm": "freeze_some"}, "frozen_batch_norm = 'freeze_some': "),
+        ({"features": "cached"}, "features = 'cached': Input should be 'computed' or 'kept'"),
+        ({"features": "kept"}, BAD),
+        (KEPT | {"source": SOURCE, "strategy": "stage3"}, BAD),
+        (KEPT | {"source": SOURCE, "frozen_batch_norm": "adapt"}, BAD),
+        (KEPT | {"source": SOURCE, "attack": PGD(steps=1)}, BAD),
     ],
 )
 def test_a_bad_configuration_is_refused_in_one_line(fields, message):

@@ -164,12 +164,14 @@ def other_studies(shown: list[str], store: Store) -> str:
             continue
         study, there = read_study(paths.STUDIES / f"{name}.yaml"), Store(store.root, published)
         measured = [stored(cell, there) for cell in cells(study)]
+        pairs = fine_tuning.strategy_pairs(measured)
         sections += [
             f'<section id="study-{name}"><h3>Study {name}</h3>',
             f"<p>{fine_tuning.data_line(study, measured)}</p>",
             show(fine_tuning.designs(study, measured), f"designs-{name}").data,
             show(fine_tuning.table_1(measured, study.shown), f"strategies-{name}").data,
             show(fine_tuning.table_2(measured, study.shown), f"techniques-{name}").data,
+            f"<p>{fine_tuning.settled(pairs, 'pgd', study.shown)}</p>",
             "</section>",
         ]
     return "".join(sections) or "<p>No other study has been run.</p>"

@@ -194,6 +194,14 @@ class Budgets:
         ]
         return float(np.mean(recalls))
 
+    def sensitivity(self, attack: str = "natural", epsilon: float = 0.0) -> float:
+        """Share of what is there, class 1 or a label, that is recognised, in [0, 1]."""
+        return self._recognised(1, attack, epsilon)
+
+    def specificity(self, attack: str = "natural", epsilon: float = 0.0) -> float:
+        """Share of what is not there that is recognised as such, in [0, 1]."""
+        return self._recognised(0, attack, epsilon)
+
     def auroc(self, attack: str = "natural", epsilon: float = 0.0) -> float:
         """Area under the ROC curve, ties counting half; of independent labels, the mean over them.
 
@@ -246,6 +254,9 @@ class Budgets:
         told = doubts.in_words(self.content.get("signs", {}))  # old records have none
         return told + doubts.contradictions(gaps, len(self.labels))
 
+    def _recognised(self, label: int, attack: str, epsilon: float) -> float:
+        return float((self.predicted(attack, epsilon) == label)[self.labels == label].mean())
+
     def _output(self, attack: str, epsilon: float) -> np.ndarray:
         if (attack, epsilon) not in self.outputs:
             measured = ", ".join(f"{name} {size:.4g}" for name, size in self.outputs)
@@ -260,7 +271,7 @@ class Budgets:
 
 
 def pooled(parts: Sequence[Budgets], dataset: str) -> Budgets:
-    """What several networks answered to images of their own, as one: of folds, on all images.
+    """What several networks answered to images of their own, as if one had answered them all.
 
     Signs and controls are means over the networks, seconds are their sum.
 

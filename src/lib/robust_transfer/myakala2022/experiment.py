@@ -238,7 +238,7 @@ class Cell:
 
     @property
     def wishes(self) -> list[tuple[TrainingConfig, BudgetConfig]]:
-        """Every network with its budgets: of a fold, on the images that it left out."""
+        """Every network with its budgets, of a fold on the images that it left out."""
         return [(config, _of(config, self.budgets)) for config in self.configs]
 
     @property
@@ -419,7 +419,7 @@ def published_study() -> Path:
 
 
 def judged(study: Study) -> list[Study]:
-    """A study, and the one that it names for combinations of techniques: judged together.
+    """A study, and the one that it names for combinations of techniques, which are judged together.
 
     Raises:
         ValueError: there is no study of that name.

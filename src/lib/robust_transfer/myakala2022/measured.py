@@ -19,8 +19,10 @@ from robust_transfer.runner import Runner
 
 HIGH = 8 / 255
 TESTED = (0.5 / 255, 0.01, HIGH)
-"""Budgets at which claims are tested, as far as they were measured: one at which networks that
-were never attacked fall, the smallest that the paper names, and the customary one."""
+"""Budgets at which claims are tested, as far as they were measured.
+
+At the first, networks fall that were never trained against attacks; the second is the smallest that
+the paper names, the third the customary one."""
 
 LEAST = 1.0
 """Percent below which an accuracy under attack counts as nothing left."""

@@ -11,8 +11,9 @@ STAND_INS = {
     "ImageNet": ("vit",),
     "ChestX-ray": ("densenet", "efficientnet"),
 }
-"""Kinds of networks beside whose numbers the paper's are set, per data set: first its own, then
-another convolutional one for ImageNet."""
+"""Kinds of networks beside whose numbers the paper's are set, on each of its data sets.
+
+The first is the paper's own; an EfficientNet is convolutional and made for ImageNet as these are."""
 
 COUNTERPARTS = {
     "cifar10": "CIFAR-10",

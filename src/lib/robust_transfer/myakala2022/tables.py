@@ -270,13 +270,14 @@ def strategy_pairs(cells: Sequence[MeasuredCell]) -> list[repeats.CellPair]:
 
 
 def medical(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> pd.DataFrame:
-    """AUROC and balanced accuracy beside accuracy, for tasks with two classes or many labels.
+    """What accuracy hides, for tasks with two classes or many labels: which errors are made.
 
     Returns:
         A row per cell and condition, a column per measure.
     """
     conditions = {"natural": NATURAL} | _attacked("PGD,", "pgd", shown)
     measures = {"accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "AUROC": "auroc"}
+    measures |= {"sick found": "sensitivity", "healthy found": "specificity"}
     lines = {
         (f"{cell.task}, {cell.label}", condition): {
             name: cell.shown(*at, measure) for name, measure in measures.items()
