@@ -13,7 +13,7 @@ STAND_INS = {
 }
 """Kinds of networks beside whose numbers the paper's are set, on each of its data sets.
 
-The first is the paper's own; an EfficientNet is convolutional and made for ImageNet as these are."""
+The first is the paper's own; an EfficientNet, too, is convolutional and made for ImageNet."""
 
 COUNTERPARTS = {
     "cifar10": "CIFAR-10",
