@@ -59,14 +59,14 @@ CONSTANTS = {
     "00_threat_models": {"0.0625": "the paper's ε on its scale", "0.03125": "ε"},
     "03_evaluation": LEVEL,
     "04_figures": LEVEL,
-    "11_speed": LEVEL,
-    "08_seeing": {"10 %": "probability below which a class is not drawn"},
-    "10_browser": LEVEL
+    "12_speed": LEVEL,
+    "09_seeing": {"10 %": "probability below which a class is not drawn"},
+    "11_browser": LEVEL
     | {"90 %": "another level", "1.645": "its normal quantile"}
     | {"99 %": "another level", "2.576": "its normal quantile"},
     "06_study": {"0.01": "the paper's smallest ε"},
-    "12_techniques": LEVEL,
-    "07_forensics": {"0.01": "the paper's smallest ε", "2.55": "the same in 1/255"},
+    "07_techniques": LEVEL,
+    "08_forensics": {"0.01": "the paper's smallest ε", "2.55": "the same in 1/255"},
     "05_verdicts": LEVEL | {"90 %": "level of the intervals of an equivalence"},
 }
 PAGES = {

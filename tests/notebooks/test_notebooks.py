@@ -40,7 +40,7 @@ def injected(**changes) -> str:
 
 
 def test_there_are_notebooks():
-    assert len(NOTEBOOKS) == 12
+    assert len(NOTEBOOKS) == 13
     assert {path.stem for path in OF_STUDY} == {*pipeline.STUDY}
 
 

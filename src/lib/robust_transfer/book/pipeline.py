@@ -28,11 +28,11 @@ from robust_transfer.training import engine
 
 TRAINING = ("01_source", "02_transfer", "03_evaluation", "06_study")
 """Train and measure what is missing, one after the other; the others only show what is there."""
-STUDY = ("06_study", "07_forensics", "12_techniques")
+STUDY = ("06_study", "08_forensics", "07_techniques")
 """Run at the scale of a study."""
-COMBINATIONS = "12_techniques"
+COMBINATIONS = "07_techniques"
 """Of these, the one that is run with the study that has all combinations of techniques."""
-DEMONSTRATIONS = ("09_explore", "11_speed")
+DEMONSTRATIONS = ("10_explore", "12_speed")
 """Run on the embedded images, which every reader has, or on none; all others on the profile's."""
 
 
