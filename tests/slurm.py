@@ -74,7 +74,9 @@ def slurm(folder: Path) -> Iterator[dict[str, str]]:
     try:
         for command in commands:
             with (folder / f"{command[0]}.out").open("w") as output:
-                running.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
+                running.append(
+                    subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+                )
             time.sleep(1)
         _wait_until_idle(environment, folder)
         yield environment

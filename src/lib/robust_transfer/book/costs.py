@@ -26,27 +26,27 @@ SIDE = 32
 def seconds(config: TrainingConfig, how: MeasurementConfig | None, device: Device) -> float:
     """What a measurement of a network takes, or its training, by the median of its like.
 
-    Where no record has such a network, it is taken for the slowest that one has, and larger images
-    for as many times slower. Where none has such a precision, training is taken for evaluation,
-    which is in fp32.
+    What no record has is reckoned from others: training in such a precision from evaluation, which
+    is in fp32, and such a network from the slowest that there is, larger images as many times
+    slower.
 
     Args:
         config: the network.
         how: what is measured on it; None for its training.
         device: where.
     """
-    recorded = _recorded()
-    known = recorded[device, _work(config, how)] or recorded[device, EvaluationConfig.kind]
-    if config.network in known:
-        return _passes(config, how) * median(known[config.network])
+    near = _recorded()[device, _work(config, how)], _recorded()[device, EvaluationConfig.kind]
+    for known in near:
+        if config.network in known:
+            return _passes(config, how) * median(known[config.network])
     side = config.image_size or DATASETS[config.dataset].side
-    slowest = max(median(of) for of in known.values())
+    slowest = max(median(of) for known in near for of in known.values())
     return _passes(config, how) * slowest * max(1.0, (side / SIDE) ** 2)
 
 
-def is_recorded(config: TrainingConfig, device: Device) -> bool:
-    """Whether such a network was trained on such a device in such a precision."""
-    return config.network in _recorded()[device, _work(config, None)]
+def is_recorded(config: TrainingConfig, how: MeasurementConfig | None, device: Device) -> bool:
+    """Whether there is a record of the like, so that nothing is reckoned from others."""
+    return config.network in _recorded()[device, _work(config, how)]
 
 
 def _work(config: TrainingConfig, how: MeasurementConfig | None) -> str:

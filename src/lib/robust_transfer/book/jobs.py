@@ -9,12 +9,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 
+from robust_transfer import paths
 from robust_transfer.book import costs
 from robust_transfer.davchev2019 import experiment
 from robust_transfer.davchev2019.experiment import Profile
 from robust_transfer.evaluation.measurement import MeasurementConfig
-from robust_transfer.myakala2022.experiment import Study, cells
+from robust_transfer.myakala2022.experiment import Study, cells, read_study
 from robust_transfer.records.store import RECORD, Store, folder_name
 from robust_transfer.runner import Runner
 from robust_transfer.training.loop import TrainingConfig
@@ -80,6 +82,12 @@ class Job:
     minutes: int
     mebibytes: int
     gpu: int
+
+
+def experiments(file: Path) -> tuple[Profile, Study | None]:
+    """The profile in a file, and the study of the same name, if there is one."""
+    own = paths.STUDIES / f"{Path(file).stem}.yaml"
+    return experiment.read_profile(file), read_study(own) if own.exists() else None
 
 
 def units(profile: Profile, study: Study | None) -> dict[str, list[Unit]]:
