@@ -67,7 +67,8 @@ def plan(options: argparse.Namespace) -> int:
     said = {"profile": file, "data_dir": options.data_dir, "device": options.device}
     said["jobs"] = {name: asdict(job) for name, job in planned.items()}
     write_atomically(folder(options) / PLAN, json.dumps(said, indent=1).encode())
-    print(f"{len(planned)} jobs, {len(lacking)} of them not done yet", flush=True)
+    left = [name for name in planned if not (folder(options) / f"{name}.done").exists()]
+    print(f"{len(planned)} jobs, {len(left)} of them not done yet", flush=True)
     return 0
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 import filelock
 
 HALF = f".{platform.node()}.half"
-"""How names of files end that are being written; they are hidden, too. They say on which machine:
-locks of another one may not be seen here, so what looks left over from it may be in the making."""
+"""How names of files end that are being written here; they are hidden, too.
+
+On another machine they end otherwise. Its locks may not be seen here, so what looks left over from
+it may be in the making."""
 
 
 def write_atomically(path: Path, content: bytes, before: Path | None = None) -> None:

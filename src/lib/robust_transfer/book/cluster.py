@@ -4,22 +4,27 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import yaml
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from robust_transfer import paths
 from robust_transfer.book import costs, jobs
 from robust_transfer.book.jobs import BOOK, Job
 from robust_transfer.davchev2019.experiment import SCALES, Profile, profile_path
 from robust_transfer.myakala2022.experiment import Study
 from robust_transfer.presentation import figures
 
-SIZES = {"cuda": (3, 10), "cpu": (1, 10)}
-"""For each kind of device how many networks a job has side by side, and its least minutes: those of
-``workflow/profiles``."""
 SEEDS = (1, 2, 3, 4)
 """Further ones for five in all."""
 KINDS = dict(zip(("train", "transfer", "evaluate", "cell", BOOK), figures.PALETTE, strict=False))
 """Kinds of jobs, each with its colour."""
+
+
+def planned_for(place: str) -> dict[str, object]:
+    """What jobs are planned for at a place, a folder of ``workflow/profiles``."""
+    file = paths.ROOT / "workflow" / "profiles" / place / "plan.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def scales() -> pd.DataFrame:
@@ -44,8 +49,8 @@ def _row(profile: Profile, study: Study | None) -> dict[str, int | float]:
     pieces = jobs.pieces(profile, study).values()
     row = {"networks": sum(piece.how is None for piece in pieces)}
     row["measurements"] = len(pieces) - row["networks"]
-    for device, words in (("cuda", "GPU"), ("cpu", "core")):
-        workers, least = SIZES[device]
+    least, on_gpu = (planned_for("slurm")[key] for key in ("least", "workers"))
+    for device, workers, words in (("cuda", on_gpu, "GPU"), ("cpu", 1, "core")):
         planned = jobs.plan(profile, study, device, workers, least)
         seconds = {p: costs.seconds(p.config, p.how, device) / workers for p in pieces}
         known = sum(s for p, s in seconds.items() if costs.is_recorded(p.config, p.how, device))
@@ -57,7 +62,8 @@ def _row(profile: Profile, study: Study | None) -> dict[str, int | float]:
 
 def smoke() -> dict[str, Job]:
     """The jobs of the profile smoke on one machine, the most that a picture has room for."""
-    return jobs.plan(*jobs.experiments(profile_path("smoke")), "cpu", 1, 0.5)
+    size = (planned_for("local")[key] for key in ("device", "workers", "least"))
+    return jobs.plan(*jobs.experiments(profile_path("smoke")), *size)
 
 
 def graph(planned: dict[str, Job]) -> Figure:

@@ -60,7 +60,7 @@ class Piece:
 
 
 Unit = tuple[Piece, ...]
-"""What one job makes in any case: a network, what is measured on it, or a cell of a study."""
+"""What one job makes in any case, a network, what is measured on it, or a cell of a study."""
 
 
 @dataclass(frozen=True)
