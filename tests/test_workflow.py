@@ -113,6 +113,21 @@ def test_a_network_of_a_kind_without_a_record_counts_as_the_slowest():
     assert factor == pytest.approx((224 / 32) ** 2)
 
 
+def test_the_book_adds_up_what_jobs_take():
+    table = cluster.scales()
+    profile, study = of("fast")
+    planned = jobs.plan(profile, study, "cuda", 3, 10)  # as for Slurm
+    known = jobs.pieces(profile, study)
+    row = table.loc["fast"]
+    assert row["networks"] + row["measurements"] == sum(len(job.makes) for job in planned.values())
+    assert row["GPU jobs"] == len(planned) - 1 and row["by GPU records (%)"] == 100
+    seconds = sum(costs.seconds(piece.config, piece.how, "cuda") for piece in known.values())
+    assert 3600 * row["GPU hours"] == pytest.approx(seconds / 3)
+    hours = table["GPU hours"]
+    once, five = (hours[f"paper, {seeds}without its study"] for seeds in ("", "five seeds, "))
+    assert once < five < hours["paper"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
