@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,6 +127,14 @@ def test_the_book_adds_up_what_jobs_take():
     hours = table["GPU hours"]
     once, five = (hours[f"paper, {seeds}without its study"] for seeds in ("", "five seeds, "))
     assert once < five < hours["paper"]
+
+
+def test_what_was_never_measured_on_such_a_device_is_not_guessed(monkeypatch):
+    profile = of("smoke")[0]
+    network = experiment.grid(profile)[0].config
+    monkeypatch.setattr(costs, "_recorded", lambda: defaultdict(dict))
+    with pytest.raises(ValueError, match=r"^device = 'cuda': no record in .*; allowed is one on"):
+        costs.seconds(network, None, "cuda")
 
 
 @pytest.mark.parametrize(

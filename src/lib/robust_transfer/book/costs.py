@@ -34,14 +34,19 @@ def seconds(config: TrainingConfig, how: MeasurementConfig | None, device: Devic
         config: the network.
         how: what is measured on it; None for its training.
         device: where.
+
+    Raises:
+        ValueError: nothing was ever measured on such a device.
     """
     near = _recorded()[device, _work(config, how)], _recorded()[device, EvaluationConfig.kind]
     for known in near:
         if config.network in known:
             return _passes(config, how) * median(known[config.network])
     side = config.image_size or DATASETS[config.dataset].side
-    slowest = max(median(of) for known in near for of in known.values())
-    return _passes(config, how) * slowest * max(1.0, (side / SIDE) ** 2)
+    if not (slow := [median(of) for known in near for of in known.values()]):
+        said = f"device = {device!r}: no record in {paths.PUBLISHED} says how long its work takes"
+        raise ValueError(f"{said}; allowed is one on which something was measured")
+    return _passes(config, how) * max(slow) * max(1.0, (side / SIDE) ** 2)
 
 
 def is_recorded(config: TrainingConfig, how: MeasurementConfig | None, device: Device) -> bool:
