@@ -8,7 +8,7 @@ RESULTS_DIR ?= results
 TORCH ?=
 BIN := .venv/bin
 
-.PHONY: reproduce run book pdf verify test test-slow test-all benchmark publish lock clean
+.PHONY: reproduce run book pdf verify cluster test test-slow test-all benchmark publish lock clean
 
 reproduce: run  ## the whole way on the embedded images, then the book
 
@@ -29,6 +29,11 @@ verify: .venv/installed  ## attack a published network again, image by image: CE
 	$(BIN)/python -m robust_transfer verify --cell "$(CELL)" --data-dir "$(DATA_DIR)" \
 	  $(if $(filter file,$(origin PROFILE)),,--profile "$(PROFILE)")
 
+PLACE ?= local
+cluster: .venv/installed .venv/cluster/installed  ## what run does, as jobs: PLACE=slurm
+	.venv/cluster/bin/snakemake --profile workflow/profiles/$(PLACE) --config \
+	  profile="$(PROFILE)" data_dir="$(DATA_DIR)" results_dir="$(RESULTS_DIR)"
+
 publish: .venv/installed  ## copy finished records to book/results
 	$(BIN)/python -m robust_transfer publish --profile "$(PROFILE)" --results-dir "$(RESULTS_DIR)"
 
@@ -37,7 +42,7 @@ test: .venv/installed-dev  ## lint, and all tests but the slow ones
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: .venv/installed-dev  ## the rest: real sizes, the published book, every page for all readers
+test-slow: .venv/installed-dev .venv/cluster/installed  ## the rest: real sizes, the published book, every page for all readers
 	$(BIN)/python -m pytest -m slow
 
 test-all: test test-slow
@@ -70,6 +75,15 @@ endif
 	$(LOCKED) benchmarks/requirements.lock
 	touch $@
 
+# One package has no wheel; what builds it is in the lock, too, and so comes first.
+IN_CLUSTER := .venv/cluster/bin/$(subst .venv/bin/,,$(LOCKED))
+.venv/cluster/installed: workflow/requirements.lock
+	$(PYTHON) -m venv --clear .venv/cluster
+	awk '/^[^ ]/ {keep = !/^connection-pool=/} keep' workflow/requirements.lock > .venv/cluster/wheels.lock
+	$(IN_CLUSTER) .venv/cluster/wheels.lock
+	$(IN_CLUSTER) workflow/requirements.lock --no-binary connection-pool --no-build-isolation
+	touch $@
+
 # An environment of its own: a lock that no longer installs can still be renewed. The lock for the
 # tests leaves out what torch brings (--excludes), so that it never asks for CUDA.
 UV_VERSION := 0.13.9
@@ -83,6 +97,7 @@ lock:  ## what requirements*.txt ask for and all that they bring, the newest tha
 	$(COMPILE) requirements-dev.txt -c requirements.lock --excludes requirements.txt \
 	  -o requirements-dev.lock
 	$(COMPILE) --no-deps benchmarks/requirements.txt -o benchmarks/requirements.lock
+	$(COMPILE) --no-binary connection-pool workflow/requirements.txt -o workflow/requirements.lock
 	rm -r .venv/lock
 
 clean:

@@ -23,10 +23,7 @@ it lacks travels as wheels for its Python: pydantic, for instance, with pydantic
 typing-inspection, annotated-types and typing-extensions, by ``pip download --only-binary :all:``
 here and ``pip install --no-index --find-links FOLDER pydantic`` there.
 
-With ``--workers 2`` or more NVIDIA's process service (MPS) is started, where there is one, and
-ended again: without it the kernels of several networks only take turns on a GPU. Kill no single
-process under it: all others fail with it, and go on from their checkpoints in the next call only.
-Small kernels wait there for large ones, so measuring beside a training slows that many times over.
+With ``--workers 2`` or more they share a GPU by NVIDIA's process service, see ``training.sharing``.
 A refused option ends with one line and exit code 2, what fails later with exit code 1.
 """
 
@@ -41,7 +38,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -58,6 +55,7 @@ from robust_transfer.myakala2022.experiment import NONE, Cell, Study, cells, rea
 from robust_transfer.records.store import CHECKPOINT, HISTORY, RECORD, WEIGHTS, Store, folder_name
 from robust_transfer.runner import Runner
 from robust_transfer.training.checkpoints import history
+from robust_transfer.training.sharing import process_service
 
 PACK_BYTES, PACKS = 16 << 20, 4
 """What comes back: so many files of at most so many bytes."""
@@ -69,9 +67,6 @@ PACKED = re.compile(
 """Files of networks. Locks, damaged files and what is made anew in seconds are left out."""
 MEMORY, ROOM = Path("/dev/shm"), 1 << 30
 """Where results are until they are packed, if so many bytes are free there."""
-SERVICE = "nvidia-cuda-mps-control"
-CUDA_PROGRAM = "import torch; torch.ones(1, device='cuda').sum().item()"
-"""Once it has run under the process service, workers may start."""
 POLL_SECONDS = 2
 """Between two looks at the histories."""
 SAMPLE = 200
@@ -304,31 +299,6 @@ def run(
     for path in left_out:
         print(f"does not fit: {path.relative_to(results)}")
     return code or 0
-
-
-@contextmanager
-def process_service(workers: int) -> Iterator[None]:
-    """Let several workers share a GPU, where NVIDIA's process service (MPS) is there."""
-    control = shutil.which(SERVICE) if workers > 1 else None
-    began = False
-    try:
-        began = control is not None and _runs(control, "-d")
-        if began and not _runs(sys.executable, "-c", CUDA_PROGRAM):
-            print(f"no CUDA program runs under {SERVICE}: workers take turns", flush=True)
-            began = not _runs(control, text="quit\n")
-        yield
-    finally:
-        if began:
-            _runs(control, text="quit\n")
-
-
-def _runs(*command: str, text: str = "") -> bool:
-    """Whether a command that reads ``text`` succeeds within a minute."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 60}
-    try:
-        return subprocess.run(command, input=text, text=True, **quiet).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def histories(results: Path) -> Iterator[tuple[str, list[dict]]]:

@@ -29,6 +29,7 @@ from robust_transfer.files import sha256, write_atomically, write_sealed
 from robust_transfer.myakala2022.experiment import Study, read_study
 from robust_transfer.networks.registry import build
 from robust_transfer.records.store import RECORD, WEIGHTS, Store
+from robust_transfer.training import sharing
 from robust_transfer.training.loop import TrainingConfig
 
 CPU = torch.device("cpu")
@@ -220,6 +221,27 @@ def published(background) -> Made:
 def made(request, background) -> Made:
     """``reduced`` in the fast tier, ``smoke`` in the slow one."""
     return background.wait(request.param)
+
+
+FAKE = """#!/bin/sh
+if [ "$1" = -d ]; then echo start >> "$CALLS"; exit $REFUSES; fi
+cat >> "$CALLS"
+"""
+
+
+@pytest.fixture
+def service(tmp_path, monkeypatch):
+    """NVIDIA's command as one that records its calls, and a CUDA program likewise."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / sharing.SERVICE).write_text(FAKE)
+    (tmp_path / "bin" / sharing.SERVICE).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("REFUSES", "0")
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    program = "import os; open(os.environ['CALLS'], 'a').write('program\\n')"
+    monkeypatch.setattr(sharing, "CUDA_PROGRAM", program)
+    (tmp_path / "calls").write_text("")
+    return lambda: (tmp_path / "calls").read_text().split()
 
 
 def reweigh(store: Store, config: TrainingConfig) -> None:

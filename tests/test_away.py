@@ -404,64 +404,6 @@ def test_results_are_in_memory_where_there_is_room(
     assert runner.results_dir == str(places[expected])
 
 
-FAKE = """#!/bin/sh
-if [ "$1" = -d ]; then echo start >> "$CALLS"; exit $REFUSES; fi
-cat >> "$CALLS"
-"""
-
-
-@pytest.fixture
-def service(tmp_path, monkeypatch):
-    """NVIDIA's command as one that records its calls, and a CUDA program likewise."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / away.SERVICE).write_text(FAKE)
-    (tmp_path / "bin" / away.SERVICE).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setenv("REFUSES", "0")
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    program = "import os; open(os.environ['CALLS'], 'a').write('program\\n')"
-    monkeypatch.setattr(away, "CUDA_PROGRAM", program)
-    (tmp_path / "calls").write_text("")
-    return lambda: (tmp_path / "calls").read_text().split()
-
-
-def test_the_process_service_is_there_before_workers_and_ends_after_them(service):
-    with away.process_service(2):
-        assert service() == ["start", "program"]
-    assert service() == ["start", "program", "quit"]
-    with pytest.raises(SystemExit), away.process_service(2):
-        sys.exit(143)
-    assert service()[3:] == ["start", "program", "quit"]
-
-
-def test_one_worker_needs_no_process_service(service):
-    for workers in (0, 1):
-        with away.process_service(workers):
-            pass
-    assert service() == []
-
-
-def test_a_process_service_of_others_is_not_ended(service, monkeypatch):
-    monkeypatch.setenv("REFUSES", "1")
-    with away.process_service(2):
-        pass
-    assert service() == ["start"]
-
-
-def test_a_process_service_under_which_nothing_runs_is_ended(service, monkeypatch, capsys):
-    monkeypatch.setattr(away, "CUDA_PROGRAM", "raise SystemExit(1)")
-    with away.process_service(2):
-        assert service() == ["start", "quit"]
-    assert service() == ["start", "quit"]
-    assert "no CUDA program runs under nvidia-cuda-mps-control" in capsys.readouterr().out
-
-
-def test_without_nvidias_command_workers_take_turns(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with away.process_service(2):
-        pass
-
-
 def test_a_run_of_two_workers_has_the_process_service(there, service, tmp_path):
     assert there("run", "service", "--workers", "2", "--networks", "nat") == 0
     assert service() == ["start", "program", "quit"]

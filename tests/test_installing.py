@@ -9,7 +9,7 @@ import pytest
 
 from robust_transfer import paths
 
-LISTS = ("requirements", "requirements-dev", "benchmarks/requirements")
+LISTS = ("requirements", "requirements-dev", "benchmarks/requirements", "workflow/requirements")
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}\b")
 
 
@@ -63,3 +63,18 @@ def test_make_takes_folders_with_spaces():
         assert words[words.index("--results-dir") + 1] == "my results"
         assert "--profile" not in words or words[words.index("--profile") + 1] == "my own.yaml"
         assert "--data-dir" not in words or words[words.index("--data-dir") + 1] == "my images"
+
+
+def test_make_hands_folders_with_spaces_to_the_engine_too():
+    given = ["PROFILE=my own.yaml", "DATA_DIR=my images", "RESULTS_DIR=my results"]
+    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
+    made = subprocess.run(
+        ["make", "--dry-run", "cluster", *given],
+        cwd=paths.ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = shlex.split(made.stdout.replace("\\\n", " "))
+    assert words[-3:] == ["profile=my own.yaml", "data_dir=my images", "results_dir=my results"]

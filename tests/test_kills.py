@@ -73,7 +73,7 @@ def contents(folder):
             timed = {"seal", "seconds", "provenance"}
             found[name] = {key: value for key, value in said.items() if key not in timed}
             found[name].get("sha256", {}).pop(HISTORY, None) if path.name == RECORD else None
-        elif path.name != ".lock":
+        elif path.is_file() and path.name != ".lock":
             found[name] = path.read_bytes()
     return found
 

@@ -354,3 +354,10 @@ def test_a_batch_takes_time_and_a_network_has_its_weights(tiny):
     config = tiny()
     assert time_batch(config, load_data(config, "")[0], torch.device("cpu")) > 0
     assert count_weights(TrainingConfig()) == 853_018
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_network_is_computed_by_as_many_threads_as_asked_for(family, tmp_path, threads):
+    runner = Runner(results_dir=str(tmp_path), device="cpu", workers=1, threads=threads)
+    (record,) = runner.train([family["surrogate"]])
+    assert record.provenance["threads"] == threads

@@ -330,7 +330,7 @@ def test_only_known_files_are_taken_from_a_record(store, family):
 
 
 def test_what_a_kill_was_writing_goes_under_the_lock(tmp_path):
-    for name in (".weights.safetensors-x8f.half", ".record.json-1.half"):
+    for name in (f".weights.safetensors-x8f{files.HALF}", f".record.json-1{files.HALF}"):
         (tmp_path / name).write_bytes(b"half")
     (tmp_path / "record.json").write_bytes(b"whole")
     with files.lock(tmp_path):

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import filelock
 
-HALF = ".half"
-"""How names of files end that are being written; they are hidden, too."""
+HALF = f".{platform.node()}.half"
+"""How names of files end that are being written here; they are hidden, too.
+
+On another machine they end otherwise. Its locks may not be seen here, so what looks left over from
+it may be in the making."""
 
 
 def write_atomically(path: Path, content: bytes, before: Path | None = None) -> None:
@@ -35,8 +39,9 @@ def write_atomically(path: Path, content: bytes, before: Path | None = None) -> 
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
-        if before is not None and path.exists():
-            os.replace(path, before)
+        if before is not None:
+            with suppress(FileNotFoundError):
+                os.replace(path, before)
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
@@ -48,9 +53,10 @@ def write_atomically(path: Path, content: bytes, before: Path | None = None) -> 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Be alone in a folder: wait for others, and remove what a killed one was writing.
+    """Be alone in a folder: wait for others, and remove what one killed here was writing.
 
-    The system frees the lock when its holder dies; a holder may take it again.
+    The system frees the lock when its holder dies; a holder may take it again. Over a network file
+    system it holds if that passes on ``flock``; see ``records.store`` for where it does not.
     """
     folder.mkdir(parents=True, exist_ok=True)
     alone = filelock.FileLock(folder / ".lock", is_singleton=True)
@@ -100,10 +106,11 @@ def pass_over(path: Path, reason: str) -> None:
     print(f"passed over {path}: {reason}; it is computed anew", flush=True)
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def sha256(content: bytes | Path) -> str:
+    """SHA-256 of bytes, or of a file, hexadecimal."""
+    content = content.read_bytes() if isinstance(content, Path) else content
+    return hashlib.sha256(content).hexdigest()
 
 
 def _seal(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(content, sort_keys=True).encode())

@@ -66,6 +66,8 @@ class Runner(Config):
         device: ``auto`` takes a CUDA GPU where there is one.
         workers: networks trained side by side; 0 is one per core on a CPU and one on a GPU. On a
             GPU their kernels take turns, unless NVIDIA's multi-process service (MPS) runs.
+        threads: that compute each network; 0 shares the cores among the workers. Their number
+            decides the last bits.
     """
 
     results_dir: str = Field("results", min_length=1)
@@ -73,6 +75,7 @@ class Runner(Config):
     data_dir: str = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0)
 
     @property
     def store(self) -> Store:
@@ -265,7 +268,8 @@ class Runner(Config):
         """
         sizes = {config: config.epochs if unit == "epoch" else 1 for config in jobs}
         workers = self.workers or (engine.cores() if self.torch_device.type == "cpu" else 1)
-        crew = Crew(jobs, min(workers, len(asked)))
+        workers = min(workers, len(asked))
+        crew = Crew(jobs, workers, self.threads or max(1, engine.cores() // workers))
         bar = tqdm(total=sum(sizes.values()), unit=unit, file=sys.stdout, ncols=88)
         try:
             while crew.waiting or crew.running:
@@ -291,6 +295,11 @@ class Runner(Config):
 class Crew:
     """Worker processes, and how far the networks are that they work on.
 
+    Args:
+        jobs: what they do.
+        workers: how many they are.
+        threads: of each.
+
     Attributes:
         waiting: networks that nobody has begun, sources first.
         running: the network of every worker at work, by its future.
@@ -299,14 +308,14 @@ class Crew:
         suspects: networks that were under way when a worker died; each goes on alone.
     """
 
-    def __init__(self, jobs: Jobs, workers: int) -> None:
-        self.jobs, self.workers = jobs, workers
+    def __init__(self, jobs: Jobs, workers: int, threads: int) -> None:
+        self.jobs, self.workers, self.threads = jobs, workers, threads
         self.waiting, self.done = list(jobs), []
         self.running, self.failed, self.suspects = {}, {}, set()
         self.pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.workers, _context(), _begin_worker, (self.workers,))
+        return ProcessPoolExecutor(self.workers, _context(), _begin_worker, (self.threads,))
 
     def begin(self) -> None:
         """Give work to idle workers; what started from a failed network fails with it."""
@@ -429,10 +438,10 @@ def _attempt(job: Callable[[], object]) -> None:
         os._exit(1)
 
 
-def _begin_worker(workers: int) -> None:
-    """Take a share of the cores, and end when the parent does, even if it was killed."""
+def _begin_worker(threads: int) -> None:
+    """Compute with so many threads, and end when the parent does, even if it was killed."""
     engine.keep_memory()
-    torch.set_num_threads(max(1, engine.cores() // workers))
+    torch.set_num_threads(threads)
 
     def watch() -> None:
         parent_process().join()

@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 from robust_transfer import paths
-from robust_transfer.book import cards
+from robust_transfer.book import cards, cluster
 from robust_transfer.data.registry import DATASETS
 from robust_transfer.davchev2019 import answer, comparison, experiment, figures, runs, tables
 from robust_transfer.davchev2019.experiment import Profile
@@ -67,6 +67,7 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
         "environments": show(environments(records + of_study), "environments").data,
         "scales": scales(profile, store),
         "studies": other_studies([part.study for part, _ in studies], store),
+        "jobs": show(cluster.scales(), "jobs").data,
         "demonstration": show(demonstration(), "demonstration").data,
         "sides": show(sides(), "sides").data,
         "recipes": show(comparison.recipes("fgsm_no_ll"), "recipes").data,
@@ -76,7 +77,9 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     for name, part in parts.items():
         (paths.GENERATED / f"{name}.html").write_text(part, encoding="utf-8")
     (paths.GENERATED / "cite.bib").write_text(citations(), encoding="utf-8")
-    (paths.GENERATED / "figure1.svg").write_text(svg(figures.scheme(networks)), encoding="utf-8")
+    drawings = {"figure1": figures.scheme(networks), "jobs": cluster.graph(cluster.smoke())}
+    for name, drawing in drawings.items():
+        (paths.GENERATED / f"{name}.svg").write_text(svg(drawing), encoding="utf-8")
 
 
 def cover(profile: Profile, ours: pd.DataFrame) -> str:

@@ -110,9 +110,9 @@ class EvaluationConfig(MeasurementConfig):
             sealed = store.read_sealed(path.with_suffix(".json"))
             if not path.exists() or sealed != {"data": images.fingerprint, "sha256": sha256(path)}:
                 model = store.model(self.surrogate, device)
-                made = made_on(model, images.to(device), self.attacks)
-                write_atomically(path, safetensors.torch.save(made))
-                sealed = {"data": images.fingerprint, "sha256": sha256(path)}
+                made = safetensors.torch.save(made_on(model, images.to(device), self.attacks))
+                write_atomically(path, made)
+                sealed = {"data": images.fingerprint, "sha256": sha256(made)}
                 write_sealed(path.with_suffix(".json"), sealed)
         return safetensors.torch.load_file(path)
 

@@ -4,6 +4,10 @@ A folder holds ``record.json`` (configuration, provenance, checksums), ``history
 ``weights.safetensors``, one ``evaluation-….json`` per evaluation and one ``budgets-….json`` per
 evaluation over budgets. Transfers store only what differs from their source, so frozen parts are
 kept once.
+
+Of two processes that make the same record the second waits for the first. Where it cannot know,
+because a network file system does not pass on their locks, both make it, and a record vouches for
+what its own process has written: if the other has written over that since, it is made anew.
 """
 
 from collections.abc import Callable, Iterator
@@ -261,9 +265,10 @@ class Store:
         (folder / RECORD).unlink(missing_ok=True)  # an outdated one must not judge the new files
         before = source_state or {}
         weights = {k: v for k, v in rounded(best).items() if not same(v, before.get(k))}
-        files.write_atomically(folder / WEIGHTS, safetensors.torch.save(weights))
-        history = pd.DataFrame(progress.history)
-        files.write_atomically(folder / HISTORY, history.to_csv(index=False).encode())
+        history = pd.DataFrame(progress.history).to_csv(index=False)
+        made = {WEIGHTS: safetensors.torch.save(weights), HISTORY: history.encode()}
+        for name, content in made.items():
+            files.write_atomically(folder / name, content)
         selected = progress.history[progress.best_epoch]
         record = Record(
             hash=config.hash,
@@ -273,7 +278,7 @@ class Store:
             seconds=round(sum(row["seconds"] for row in progress.history), 3),
             data=fingerprints(config, images),
             source=source.checksum if source else None,
-            sha256={name: files.sha256(folder / name) for name in (WEIGHTS, HISTORY)},
+            sha256={name: files.sha256(content) for name, content in made.items()},
             provenance=provenance(device),
             folder=folder,
         )
