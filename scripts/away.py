@@ -225,14 +225,7 @@ def file_study(study: Study, packs: Path, runner: Runner) -> list[str]:
     """
     from robust_transfer.book import pipeline  # whose packages are not on a borrowed machine
 
-    results, published = Path(runner.results_dir), paths.PUBLISHED / study.folder
-    unpack(packs, results)
-    for folder in results.glob("*/"):
-        if (folder / RECORD).exists() and not (folder / WEIGHTS).exists():
-            for path in folder.iterdir():
-                if PACKED.fullmatch(f"{folder.name}/{path.name}"):
-                    write_atomically(published / folder.name / path.name, path.read_bytes())
-            shutil.rmtree(folder)
+    unpack(packs, Path(runner.results_dir))
     return pipeline.publish_study(study, runner.store)
 
 

@@ -335,11 +335,12 @@ def test_classes_take_turns_in_a_division_and_a_prefix_stays(divided, xrays):
     assert load("own_fold1", "train", 10, path).fingerprint == images.first(10).fingerprint
 
 
-@pytest.mark.parametrize("nameless", [None, "", "_000.png"])
+@pytest.mark.parametrize("nameless", [None, "", "_000.png", "0.png", "images_001/0.png"])
 def test_images_that_do_not_say_whose_they_are_are_not_divided(divided, xrays, nameless):
     names, labels = xrays
     path = divided([*names[:7], nameless, *names[8:]], labels)
-    message = f"data_dir = '{path}': an image of own is without a name; allowed are patient_….png"
+    called = f"an image of own is called {(nameless or '').split('/')[-1]!r}"
+    message = f"data_dir = '{path}': {called}; allowed are names like 00000001_000"
     refused(ValueError, message, "own_fold0", "test", 5, path)
 
 

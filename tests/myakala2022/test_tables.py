@@ -199,13 +199,23 @@ def test_compared_names_the_cells(cells):
     assert [*found.index[:2]] == [(name, f"ε = {epsilon_words(epsilon)}") for epsilon in SHOWN]
 
 
+def test_of_all_test_images_is_the_accuracy_without_attack_and_of_attacked_ones_the_curve(cells):
+    repeats = tuple(
+        replace(r, budgets=replace(r.budgets, content=r.budgets.content | {"standard": 0.9}))
+        for r in cells[0].repeats
+    )
+    cell = replace(cells[0], repeats=repeats)
+    assert cell.by_seed().to_list() == [90, 90, 90] != cells[0].by_seed().to_list()
+    assert cell.by_budget("pgd").equals(cells[0].by_budget("pgd"))
+
+
 def test_figures_are_drawn_of_what_there_is(rows, cells):
     first = figures.figure_1(cells, SHOWN)
     heights = [bar.get_height() for bar in first.axes[0].patches]
     assert sorted(heights) == sorted(printed.tables()["pgd"].xs("", level="techniques"))
     assert [bar.get_height() for bar in first.axes[1].patches][:1] == [pytest.approx(37.0)]
     curves = figures.budget_curves(cells, "pgd")
-    assert len(curves.axes) == 4 and len(curves.axes[0].lines) == 5
+    assert len(curves.axes) == 4 and len(curves.axes[0].lines) == 3 * (1 + 3)
     effects = tables.effects(rows, "cifar10/resnet20", "pgd", 0.01)
     flow = pd.DataFrame({"gradient": [1.0, 2.0], "moved": [0.1, 0.2]}, index=["stem", "head"])
     for figure in (

@@ -174,7 +174,6 @@ def improve(path):
 
 DAMAGES = [
     (WEIGHTS, truncate, WEIGHTS),
-    (WEIGHTS, remove, WEIGHTS),
     (HISTORY, remove, HISTORY),
     (HISTORY, alter, HISTORY),
     (RECORD, truncate, RECORD),
@@ -198,6 +197,17 @@ def test_a_damaged_record_is_named_set_aside_and_trained_to_the_same_weights(
     assert list(store.folder(config).glob("*.damaged"))
     assert_same(store.state(config), trained.state(config))
     assert store.find(family["transfer"]) is not None
+
+
+def test_a_record_without_weights_stays_for_its_numbers_and_is_trained_anew_for_them(
+    store, trained, family, capsys
+):
+    config = family["source"]
+    remove(store.folder(config) / WEIGHTS)
+    assert store.find(config) is not None and store.find(config, weights=True) is None
+    assert store.get_or_train(config, "", CPU).folder == store.folder(config)
+    assert_same(store.state(config), trained.state(config))
+    assert "set aside" not in capsys.readouterr().out
 
 
 def test_a_record_of_another_configuration_is_not_taken(store, family, tiny, capsys):

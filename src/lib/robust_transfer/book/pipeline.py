@@ -221,8 +221,8 @@ def _named(run: runs.Run) -> str:
 def publish_study(study: Study, store: Store) -> list[str]:
     """Copy the finished records of a study to ``book/results``, and all measurements as a table.
 
-    Fine-tuned networks are many; they go without weights, their sources with them. The table goes
-    with them once nothing is missing.
+    Fine-tuned networks are many; they go without weights, their sources with them, and what the
+    strongest attacks found as far as it is there. The table goes with them once nothing is missing.
 
     Returns:
         What is not finished yet.

@@ -4,6 +4,7 @@ A layout lists pictures and labels without decoding any; ``decode`` opens and re
 """
 
 import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,10 +156,13 @@ class PatientFold(DataSet):
         parts = [self.whole.find(s, size, data_dir) for s, size in self.whole.sizes.items()]
         pictures = [picture for found, _ in parts for picture in found]
         labels = np.concatenate([found for _, found in parts])
-        patients = np.array([(picture.name or "").partition("_")[0] for picture in pictures])
-        if "" in patients:
-            said = f"an image of {self.whole.name} is without a name"
-            raise ValueError(f"data_dir = '{data_dir}': {said}; allowed are patient_….png")
+        names = [Path(picture.name or "").name for picture in pictures]
+        if others := [name for name in names if not re.match(r"\d+_", name)]:
+            said = f"an image of {self.whole.name} is called {others[0]!r}"
+            raise ValueError(
+                f"data_dir = '{data_dir}': {said}; allowed are names like 00000001_000"
+            )
+        patients = np.array([name.partition("_")[0] for name in names])
         tested = patient_folds(patients, labels, self.folds) == self.fold
         chosen = np.flatnonzero(tested if split == "test" else ~tested)
         self.check_count(split, count, len(chosen))

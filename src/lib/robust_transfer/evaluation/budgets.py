@@ -102,7 +102,7 @@ class BudgetConfig(MeasurementConfig):
         return 0.33 + all_of_them * (self.attacked_images or self.test_size) / self.test_size
 
     def _measure(self, model: nn.Module, images: Images, prepared: dict[str, Tensor]) -> dict:
-        standard = float(np.concatenate([*right_of(model, images)]).mean())
+        standard = float(np.concatenate([*right_of(model, images)]).mean(dtype=np.float64))
         images = images.first(self.attacked_images or len(images))
         outputs, distances, controls = measure(model, images, self)
         labels = small(images.labels, DATASETS[self.dataset].classes).cpu().numpy()

@@ -198,10 +198,16 @@ class Study(Config):
         for task, design in self.tasks.items():
             dataset, network = task.split("/")
             one_of("tasks: data set without sizes in targets", dataset, self.targets)
-            for name in folds(dataset, self.targets[dataset]):
-                one_of(f"targets: {dataset}.folds: data set", name, DATASETS)
+            divisions = sum(name.startswith(f"{dataset}_fold") for name in DATASETS)
+            if (count := self.targets[dataset].folds) not in (0, divisions):
+                allowed = (
+                    f"allowed is 0, or {divisions}, all of them" if divisions else "allowed is 0"
+                )
+                raise ValueError(f"targets: {dataset}.folds = {count}: {allowed}")
             for source in (self.sources or {}).values():
                 one_of("tasks: network, as sources have it,", network, {source.network})
+            for _, chosen in treatments(self, task) if self.sources else ():
+                one_of("sources", "robust" if "pretraining" in chosen else "natural", self.sources)
             if not treatments(self, task):
                 has = ", ".join(dict.fromkeys(strategy for strategy, _ in DESIGNS[design]))
                 raise ValueError(

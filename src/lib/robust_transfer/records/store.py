@@ -153,7 +153,7 @@ class Store:
             if path.exists():
                 if files.sha256(path) != checksum:
                     return path, "its checksum is not the one in the record"
-            elif name != WEIGHTS or path.is_relative_to(self.root):  # others may be left out
+            elif name != WEIGHTS:  # which may be left out
                 return record.folder / RECORD, f"{name} is missing"
         return None
 

@@ -84,7 +84,7 @@ def folded(model: nn.Module, precision: Precision = "fp32") -> nn.Module:
         model: any network. A ``ResNet`` in eval mode is folded, with the weights and running
             statistics of this moment, and so are the sequences of a ``Backbone``; everything else
             is returned as it is, also a network of which anything was changed that its folded form
-            does not know.
+            does not know. What of a ``Backbone`` is not folded stays the network's own.
         precision: of the convolutions; logits are float32 in both. In bf16 a ``Backbone`` needs
             ``torch.autocast`` about it.
 
@@ -93,7 +93,7 @@ def folded(model: nn.Module, precision: Precision = "fp32") -> nn.Module:
         only gradients with respect to the images can be taken.
     """
     with torch.no_grad():
-        if type(model) is Backbone and all(_is_untouched(module) for module in model.modules()):
+        if type(model) is Backbone and _runs_as_written(model):
             return _folded_backbone(model, DTYPES[precision])
         return FoldedResNet(model, DTYPES[precision]) if _is_plain(model) else model
 
@@ -124,7 +124,7 @@ def _pairs(model: Backbone) -> list[tuple[nn.Sequential, int]]:
 
 def _is_plain(model: nn.Module) -> bool:
     """Whether a network computes in eval mode what ``ResNet`` does, and nothing else."""
-    if type(model) is not ResNet or _global_forward_hooks or _global_forward_pre_hooks:
+    if type(model) is not ResNet or not _runs_as_written(model):
         return False
     blocks = [*model.stage1, *model.stage2, *model.stage3]
     stages = {type(part) for part in (model.stem, model.stage1, model.stage2, model.stage3)}
@@ -135,10 +135,15 @@ def _is_plain(model: nn.Module) -> bool:
         and type(model.normalise) is Normalise
         and type(model.head) is nn.Linear
         and model.head.bias is not None
-        and all(_is_untouched(module) for module in model.modules())
         and _folds(model.stem[0], model.stem[1])
         and all(_folds(b.conv1, b.bn1) and _folds(b.conv2, b.bn2) for b in blocks)
     )
+
+
+def _runs_as_written(model: nn.Module) -> bool:
+    """Whether no hook, of one module or of all, changes what a network in eval mode computes."""
+    watched = _global_forward_hooks or _global_forward_pre_hooks
+    return not watched and all(_is_untouched(module) for module in model.modules())
 
 
 def _is_untouched(module: nn.Module) -> bool:
