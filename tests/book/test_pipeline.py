@@ -228,8 +228,8 @@ def test_a_source_trained_anew_does_not_take_the_place_of_what_transfers_started
 
 @pytest.mark.parametrize(
     ("arguments", "study"),
-    [(["--published"], "laptop"), (["--published", "--profile", "paper"], "paper"), ([], "smoke"),
-     (["--profile", "fast"], "laptop")],
+    [(["--published"], "imagenet"), (["--published", "--profile", "paper"], "paper"), ([], "smoke"),
+     (["--profile", "fast"], "imagenet")],
 )  # fmt: skip
 def test_only_a_study_asked_for_is_trained(arguments, study, monkeypatch):
     chosen = []

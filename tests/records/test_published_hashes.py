@@ -56,7 +56,7 @@ def test_what_was_measured_is_found_and_has_its_fields_in_their_order(kind, tmp_
     ties = {"evaluation": ["weights", "surrogate", "n", "accuracies", "outcomes"]}
     ties["budgets"] = ["weights", "n", "labels", "outputs", "deepfool"]
     ties["strong"] = ["weights", "n", "accuracies", "outcomes"]
-    later = {"signs", "doubts", "controls"}  # which the first records do not have
+    later = {"signs", "doubts", "controls", "standard"}  # which the first records do not have
     for path in sorted(paths.PUBLISHED.glob(f"*/*/{kind}-*.json")):
         content = read(path)
         network = TrainingConfig(**read(path.parent / "record.json")["config"])

@@ -461,6 +461,7 @@ CHANGES = {
     "pretrained": True,
     "strategy": "head",
     "frozen_batch_norm": "freeze",
+    "features": "kept",
 }
 
 
@@ -469,6 +470,7 @@ def changed(fields):
         "source": {"strategy": "all"},
         "strategy": {"source": SOURCE},
         "pretrained": {"strategy": "all", "network": "imagenet_resnet50"},
+        "features": {"source": SOURCE, "strategy": "head", "frozen_batch_norm": "freeze_all"},
     }
     return [TrainingConfig(**together.get(k, {}) | {k: v}) for k, v in fields.items()]
 
