@@ -90,7 +90,7 @@ def figure_2(cells: Sequence[MeasuredCell], epsilon: float) -> Figure:
         axis.set(xlim=(0, 100), ylim=(-3, 100))
     figure.supxlabel("standard accuracy (%)")
     axes[0, 0].set_ylabel(f"PGD accuracy (%), ours at ε = {epsilon_words(epsilon)}")
-    shared_legend(figure, "upper center", 3)
+    shared_legend(figure, "upper center", 2)
     return figure
 
 
@@ -124,7 +124,7 @@ def budget_curves(cells: Sequence[MeasuredCell], attack: str) -> Figure:
         axis.minorticks_off()
         axis.set_xticks(ticks := [size for size in sizes if size in (0, *ROUND)])
         axis.set_xticklabels(f"{size:g}" for size in ticks)
-    shared_legend(figure, "upper center", 3)
+    shared_legend(figure, "upper center", 2)
     return figure
 
 

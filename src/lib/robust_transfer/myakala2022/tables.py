@@ -164,9 +164,21 @@ def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.Da
 def compared(
     pairs: Sequence[repeats.CellPair], attack: str, epsilons: Sequence[float]
 ) -> pd.DataFrame:
-    """Paired t-tests of cells of one task at some budgets, for readers; see ``repeats.compare``."""
-    parts = {f"ε = {epsilon_words(e)}": _compared(pairs, attack, e) for e in epsilons}
-    return pd.concat(parts).swaplevel().loc[[*next(iter(parts.values())).index]]
+    """Paired t-tests of cells of one task at some budgets, for readers; see ``repeats.compare``.
+
+    Pairs of which an attack leaves nothing are passed over.
+    """
+    left = {e: with_something_left(pairs, attack, e) for e in epsilons}
+    parts = {f"ε = {epsilon_words(e)}": _compared(some, attack, e) for e, some in left.items()}
+    table = pd.concat(parts).swaplevel()
+    return table.loc[[*dict.fromkeys(table.index.get_level_values(0))]]
+
+
+def with_something_left(
+    pairs: Sequence[repeats.CellPair], attack: str, epsilon: float
+) -> list[repeats.CellPair]:
+    """The pairs of which one cell keeps something under an attack."""
+    return [p for p in pairs if max(c.by_seed(attack, epsilon).mean() for c in p) >= LEAST]
 
 
 def _compared(pairs: Sequence[repeats.CellPair], attack: str, epsilon: float) -> pd.DataFrame:
@@ -189,18 +201,20 @@ def settled(pairs: Sequence[repeats.CellPair], attack: str, epsilons: Sequence[f
     """One sentence on the comparisons that survive Holm's correction, at every epsilon."""
     said = []
     for epsilon in epsilons:
-        tests = repeats.compare(pairs, attack, epsilon)
+        if not (some := with_something_left(pairs, attack, epsilon)):
+            continue
+        tests = repeats.compare(some, attack, epsilon)
         sure = [
             f"{a.task}, {a.label} − {b.label} {with_interval(row.difference, row.low, row.high)} "
             f"points (p = {repeats.p_words(row.adjusted)})"
-            for (a, b), row in zip(pairs, tests.itertuples(), strict=True)
+            for (a, b), row in zip(some, tests.itertuples(), strict=True)
             if row.adjusted < ALPHA and row.sd > 0
         ]
-        found = f"{len(sure)} of {len(pairs)} differences between strategies survive the correction"
+        found = f"{len(sure)} of {len(some)} differences between strategies survive the correction"
         said.append(
             f"at ε = {epsilon_words(epsilon)} {found}" + f" ({'; '.join(sure)})" * any(sure)
         )
-    text = ", ".join(said)
+    text = ", ".join(said) or "nothing is left to be compared"
     return f"{text[0].upper()}{text[1:]}."
 
 
