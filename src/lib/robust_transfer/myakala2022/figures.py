@@ -76,7 +76,7 @@ def figure_2(cells: Sequence[MeasuredCell], epsilon: float) -> Figure:
     networks with augmentation; that of pre-trained ones follows from its text on CIFAR-10 alone.
     """
     groups = by_task(cells, least=2) or by_task(cells)
-    figure, axes = subplots(1, len(groups), 3.6, sharex=True, sharey=True)
+    figure, axes = subplots(1, len(groups), 4.4, sharex=True, sharey=True)
     for axis, (task, group) in zip(axes[0], groups.items(), strict=True):
         for cell in filter(_one_at_most, group):
             colour, marker = STRATEGY_COLOURS[cell.strategy], MARKERS["+".join(cell.ordered)]
@@ -108,7 +108,7 @@ def budget_curves(cells: Sequence[MeasuredCell], attack: str) -> Figure:
     groups = by_task(filter(_one_at_most, cells))
     labels = ("ε in 255ths", f"{attack.upper()} accuracy (%)")
     columns = min(2, len(groups))
-    figure, axes = small_multiples(len(groups), columns, 2.5, labels, sharex=True)
+    figure, axes = small_multiples(len(groups), columns, 3.4, labels, sharex=True)
     for axis, (task, group) in zip(axes, groups.items(), strict=True):
         for cell in group:
             table, technique = cell.by_budget(attack), "+".join(cell.ordered)
