@@ -7,6 +7,18 @@ from robust_transfer.myakala2022.experiment import Cell, Study, cells
 from robust_transfer.myakala2022.measured import MeasuredCell, Repeat
 
 TARGET = {"train_size": 8, "validation_size": 2, "test_size": 100, "epochs": 1}
+EMBEDDED = {
+    "repeats": 2,
+    "pretrained": False,
+    "source_dataset": "glyphs20",
+    "source_image_size": 0,
+    "source_train_size": 64,
+    "source_validation_size": 16,
+    "source_epochs": 1,
+    "steps": 1,
+    "deepfool_images": 0,
+}
+"""What studies have in common that train in seconds, on images drawn by code."""
 EPSILONS = (0.01, 8 / 255, 0.09)
 
 

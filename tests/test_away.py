@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 import yaml
 from conftest import alter
+from made import EMBEDDED
 
 from robust_transfer import paths
 from robust_transfer.training.checkpoints import history
@@ -190,19 +191,10 @@ STUDY = {
         }
     },
     "techniques": ["augmentation"],
-    "repeats": 2,
-    "pretrained": False,
-    "source_dataset": "glyphs20",
-    "source_image_size": 0,
-    "source_train_size": 64,
-    "source_validation_size": 16,
-    "source_epochs": 1,
     "training_steps": 1,
     "epsilons": [0.02],
     "shown": [0.02],
-    "steps": 1,
-    "deepfool_images": 0,
-}
+} | EMBEDDED
 
 
 @pytest.fixture(scope="module")

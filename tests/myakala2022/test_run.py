@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import alter
+from made import EMBEDDED
 
 from robust_transfer import paths
 from robust_transfer.book import pipeline
@@ -25,18 +26,9 @@ TINY = {
     "study": "tiny",
     "tasks": {"glyphs10/resnet8": "architecture"},
     "targets": {"glyphs10": TARGET},
-    "repeats": 2,
-    "pretrained": False,
-    "source_dataset": "glyphs20",
-    "source_image_size": 0,
-    "source_train_size": 64,
-    "source_validation_size": 16,
-    "source_epochs": 1,
     "epsilons": (0.02,),
     "shown": (0.02,),
-    "steps": 1,
-    "deepfool_images": 0,
-}
+} | EMBEDDED
 
 
 @pytest.fixture(scope="module")

@@ -183,7 +183,7 @@ class Runner(Config):
             if how.find(self.store, config) is None:
                 hows.setdefault(config, []).append(how)
         where = self.data_dir, self.torch_device
-        jobs = {c: partial(_train_and_measure, of, self.store, c, *where) for c, of in hows.items()}
+        jobs = {c: partial(_measure, of, self.store, c, *where) for c, of in hows.items()}
         self._run(jobs, "network", {config for config, _ in wanted})
 
     def _trained(self, wanted: Sequence[Wish]) -> list[Wish]:
@@ -411,21 +411,13 @@ def _measure(
     data_dir: str,
     device: torch.device,
 ) -> None:
-    """Measure all that is asked of a network; each is kept as soon as it is finished."""
+    """Measure all that is asked of a network, trained first if it is not there yet.
+
+    Each measurement is kept as soon as it is finished.
+    """
+    store.get_or_train(config, data_dir, device)
     for how in hows:
         how.get_or_measure(store, config, data_dir, device)
-
-
-def _train_and_measure(
-    hows: Sequence[MeasurementConfig],
-    store: Store,
-    config: TrainingConfig,
-    data_dir: str,
-    device: torch.device,
-) -> None:
-    """Train a network if it is not there yet, and measure all that is asked of it."""
-    store.get_or_train(config, data_dir, device)
-    _measure(hows, store, config, data_dir, device)
 
 
 def _attempt(job: Callable[[], object]) -> None:

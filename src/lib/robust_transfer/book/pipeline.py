@@ -28,7 +28,7 @@ from robust_transfer.training import engine
 
 TRAINING = ("01_source", "02_transfer", "03_evaluation", "06_study")
 """Train and measure what is missing, one after the other; the others only show what is there."""
-STUDY = ("06_study", "08_forensics", "07_techniques")
+STUDY = ("06_study", "07_techniques", "08_forensics")
 """Run at the scale of a study."""
 COMBINATIONS = "07_techniques"
 """Of these, the one that is run with the study that has all combinations of techniques."""

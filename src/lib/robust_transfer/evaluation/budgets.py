@@ -103,7 +103,8 @@ class BudgetConfig(MeasurementConfig):
 
     def _measure(self, model: nn.Module, images: Images, prepared: dict[str, Tensor]) -> dict:
         standard = float(np.concatenate([*right_of(model, images)]).mean(dtype=np.float64))
-        images = images.first(self.attacked_images or len(images))
+        if self.attacked_images:
+            images = images.first(self.attacked_images)
         outputs, distances, controls = measure(model, images, self)
         labels = small(images.labels, DATASETS[self.dataset].classes).cpu().numpy()
         answers = [{"attack": a, "epsilon": e} | pack_array(o) for (a, e), o in outputs.items()]

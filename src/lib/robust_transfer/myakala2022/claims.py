@@ -14,7 +14,14 @@ from robust_transfer.evaluation.budgets import NATURAL
 from robust_transfer.evaluation.intervals import signed, wilson, with_interval
 from robust_transfer.myakala2022 import confusion, forensics, printed, repeats, tables
 from robust_transfer.myakala2022.experiment import FINE_TUNINGS, ROBUST, by_task
-from robust_transfer.myakala2022.measured import HIGH, MeasuredCell, MeasuredStudy, column, matched
+from robust_transfer.myakala2022.measured import (
+    HIGH,
+    MeasuredCell,
+    MeasuredStudy,
+    column,
+    matched,
+    most_left,
+)
 from robust_transfer.presentation.tables import epsilon_words
 
 Key = tuple[str, str]
@@ -258,7 +265,7 @@ def _medical(measured: MeasuredStudy) -> list[Check]:
 
 def _enough(cells: Iterable[MeasuredCell], epsilon: float) -> bool:
     """Whether an attack leaves enough of one of the cells for them to be compared."""
-    return max(cell.by_seed("pgd", epsilon).mean() for cell in cells) >= FLOOR
+    return most_left(cells, "pgd", epsilon) >= FLOOR
 
 
 def _drops(percent: Percentages, names: list[str]) -> pd.DataFrame:

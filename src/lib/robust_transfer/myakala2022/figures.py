@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from robust_transfer.myakala2022 import printed
 from robust_transfer.myakala2022.experiment import FINE_TUNINGS, by_task, words
-from robust_transfer.myakala2022.measured import LEAST, MeasuredCell
+from robust_transfer.myakala2022.measured import LEAST, MeasuredCell, most_left
 from robust_transfer.presentation.figures import (
     GREY,
     INK,
@@ -39,8 +39,8 @@ def figure_1(cells: Sequence[MeasuredCell], shown: Sequence[float]) -> Figure:
     """
     groups = by_task((cell for cell in cells if not cell.techniques), least=2)
     drawn = [cell for group in groups.values() for cell in group]
-    most = {e: max((cell.by_seed("pgd", e).mean() for cell in drawn), default=0) for e in shown}
-    shown = [epsilon for epsilon in shown if most[epsilon] >= LEAST] or shown[:1]
+    if drawn:
+        shown = [e for e in shown if most_left(drawn, "pgd", e) >= LEAST] or shown[:1]
     names = [(cell.task.replace("/", "\n"), cell.strategy) for cell in drawn]
     rows = pd.MultiIndex.from_tuples(names, names=["task", "strategy"])
     figure, axes = subplots(1 + len(shown), 1, 2.2 * (1 + len(shown)))

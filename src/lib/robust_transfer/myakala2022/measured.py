@@ -131,6 +131,11 @@ def _outcomes(budgets: Budgets) -> Evaluation:
     return Evaluation(right, budgets.content)
 
 
+def most_left(cells: Iterable[MeasuredCell], attack: str, epsilon: float) -> float:
+    """The largest accuracy that an attack leaves of some measured cells, in percent."""
+    return max(cell.by_seed(attack, epsilon).mean() for cell in cells)
+
+
 def column(attack: str, epsilon: float) -> str:
     """Name of an accuracy: ``natural``, or attack and budget."""
     return "natural" if attack == "natural" else f"{attack.upper()} ε = {epsilon_words(epsilon)}"

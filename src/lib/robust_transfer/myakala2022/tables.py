@@ -20,7 +20,7 @@ from robust_transfer.myakala2022.experiment import (
     by_task,
     words,
 )
-from robust_transfer.myakala2022.measured import LEAST, MeasuredCell, matched
+from robust_transfer.myakala2022.measured import LEAST, MeasuredCell, matched, most_left
 from robust_transfer.presentation.tables import epsilon_words, network_minutes
 from robust_transfer.records.store import Store
 
@@ -178,7 +178,7 @@ def with_something_left(
     pairs: Sequence[repeats.CellPair], attack: str, epsilon: float
 ) -> list[repeats.CellPair]:
     """The pairs of which one cell keeps something under an attack."""
-    return [p for p in pairs if max(c.by_seed(attack, epsilon).mean() for c in p) >= LEAST]
+    return [pair for pair in pairs if most_left(pair, attack, epsilon) >= LEAST]
 
 
 def _compared(pairs: Sequence[repeats.CellPair], attack: str, epsilon: float) -> pd.DataFrame:
