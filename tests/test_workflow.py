@@ -168,9 +168,9 @@ def test_a_job_that_is_not_planned_is_refused(tmp_path, capfd):
 
 def snakemake(copy, results, made, *words, place="local", environment=os.environ, **plan):
     """Begin Snakemake in a copy of the checkout, with small jobs."""
-    plan |= {"python": sys.executable, "profile": made.name, "results_dir": results, "least": 0.2}
+    given = {"python": sys.executable, "profile": made.name, "results_dir": results, "least": 0.2}
     command = [SNAKEMAKE, "--profile", f"workflow/profiles/{place}", *words, "--config"]
-    command += [f"{key}={value}" for key, value in plan.items()]
+    command += [f"{key}={value}" for key, value in (given | plan).items()]
     environment = environment | {"PYTHONPATH": str(copy / "src/lib")}
     return subprocess.Popen(
         command, cwd=copy, env=environment, text=True,
@@ -285,6 +285,26 @@ def test_a_second_call_does_only_what_is_missing(by_jobs):
     begun = re.findall(r"^(?:local)?rule (\w+):", by_jobs.again, re.MULTILINE)
     assert {*begun} <= {"cell", "book", "all"} and begun.count("cell") == 1
     assert by_jobs.after_failure.items() <= written(by_jobs.results).items()
+
+
+@needs_snakemake
+def test_a_kill_between_a_record_and_its_mark_leaves_nothing_out(reduced, tmp_path):
+    """Snakemake remembers an unfinished job, of which the store has all."""
+    copy = checkout_with(reduced, tmp_path / "copy")
+    shutil.copytree(reduced.results, copy / "results")
+    lost = jobs.Piece(experiment.grid(reduced.profile)[0].config).file
+    (copy / "results" / lost).unlink()
+    lingers = tmp_path / "python"
+    lingers.write_text(f'#!/bin/sh\n{sys.executable} "$@" && [ "$2" = plan ] || sleep 600\n')
+    lingers.chmod(0o755)
+    running = snakemake(copy, "results", reduced, python=lingers)
+    while not (copy / "results" / lost).exists() and running.poll() is None:
+        time.sleep(0.1)
+    kill(running.pid)
+    running.communicate()
+    output = snakemake(copy, "results", reduced, "--dry-run").communicate()[0]
+    assert "8 jobs, 1 of them not done yet" in output
+    assert re.findall(r"^(?:local)?rule (\w+):", output, re.MULTILINE) == ["book", "all"]
 
 
 @needs_snakemake
