@@ -29,6 +29,19 @@ def scale(tmp_path, monkeypatch):
     return published
 
 
+@pytest.fixture
+def scales(tmp_path, monkeypatch):
+    """What the page of other scales shows, with its tables in their places."""
+    monkeypatch.setattr(paths, "GENERATED", tmp_path / "generated")
+
+    def shown(profile=SMOKE):
+        text = pages.scales(profile, Store(tmp_path / "mine"))
+        table = r"```\{of-records\} (\S+)\n:name: tab-\1\n.+\n```"
+        return re.sub(table, lambda m: (paths.GENERATED / f"{m[1]}.html").read_text(), text)
+
+    return shown
+
+
 def test_the_book_shows_the_largest_scale_that_is_whole(scale, monkeypatch):
     monkeypatch.setattr(experiment, "SCALES", ("fast", "overnight", "laptop"))
     shutil.copytree(scale, scale.with_name("fast"))
@@ -38,8 +51,8 @@ def test_the_book_shows_the_largest_scale_that_is_whole(scale, monkeypatch):
     assert experiment.published_profile() == "overnight"
 
 
-def test_other_scales_are_shown_as_far_as_they_are_finished(scale, tmp_path):
-    shown = pages.scales(SMOKE, Store(tmp_path))
+def test_other_scales_are_shown_as_far_as_they_are_finished(scale, scales):
+    shown = scales()
     assert "Profile laptop: resnet8, glyphs20 to glyphs10" in shown
     rows, differences = shown.split("comparisons-laptop")[0].split("table1-laptop.csv</a>")
     assert rows.count("<th>R<sub>") == 25 and "Not finished yet" not in shown
@@ -47,30 +60,30 @@ def test_other_scales_are_shown_as_far_as_they_are_finished(scale, tmp_path):
     assert "Every row was trained from one seed" in shown
     for path in scale.glob("pgd-*/evaluation-*.json"):
         path.unlink()
-    shown = pages.scales(SMOKE, Store(tmp_path))
+    shown = scales()
     assert shown.count("<th>R<sub>") == 18 and "comparisons" not in shown
     assert shown.count("R<sub>pgd→pgd</sub> 56") == 1  # among those that are missing
     for path in scale.glob("*/evaluation-*.json"):
         path.unlink()
-    assert pages.scales(SMOKE, Store(tmp_path)) == "<p>No other scale has been run.</p>"
+    assert scales() == "No other scale has been run.\n"
 
 
-def test_seeds_of_another_scale_are_compared_once_they_are_whole(monkeypatch, tmp_path):
+def test_seeds_of_another_scale_are_compared_once_they_are_whole(scales, monkeypatch, tmp_path):
     shutil.copytree(paths.PUBLISHED / "laptop", tmp_path / "laptop")
     monkeypatch.setattr(paths, "PUBLISHED", tmp_path)
-    shown = pages.scales(SMOKE, Store(tmp_path / "mine"))
+    shown = scales()
     assert "the rows behind the headline also 1; 36 networks" in shown
     assert shown.count("<td>2</td>") == 3 + 5  # differences, and rows with several seeds
     assert "seeds-laptop.csv" in shown and "over the 5 rows trained from several" in shown
     next((tmp_path / "laptop").glob("pgd-nat-stage3-s1-*/evaluation-*.json")).unlink()
-    shown = pages.scales(SMOKE, Store(tmp_path / "mine"))
+    shown = scales()
     assert "seed 0; 29 networks" in shown
     assert "<td>2</td>" not in shown and "Every row was trained from one seed" in shown
 
 
-def test_the_scale_of_the_book_is_not_repeated(scale, tmp_path):
+def test_the_scale_of_the_book_is_not_repeated(scale, scales):
     own = SMOKE.model_copy(update={"profile": "laptop"})
-    assert pages.scales(own, Store(tmp_path)) == "<p>No other scale has been run.</p>"
+    assert scales(own) == "No other scale has been run.\n"
 
 
 def test_a_card_says_that_a_network_was_published_without_weights(scale, tmp_path):

@@ -298,7 +298,7 @@ def test_a_former_rule_is_shown_and_counts_nothing():
     true, false = Check("?", Fact(True, "yes")), Check("?", Fact(False, "no"))
     words = verdicts.judge(reproduction(), {"any": {"D09": Claim(true, Former(false))}})["D09"]
     assert words.verdict == REPLICATES
-    assert words.findings[1].statement == "former rule, until 2026-11-26, not counted: ?"
+    assert words.findings[1].statement == "former rule, not counted: ?"
     assert words.findings[1].former
     assert verdicts.ledger({"D09": words}).loc["D09", "held"] == "1 of 1"
 

@@ -8,6 +8,7 @@ import json
 
 import pandas as pd
 import yaml
+from IPython.display import HTML
 from torch import nn
 
 from robust_transfer import paths
@@ -65,21 +66,32 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
         "networks": show(short(trained[list(SHOWN)]), "networks", trained).data,
         "fingerprints": show(short(data), "fingerprints", data).data,
         "environments": show(environments(records + of_study), "environments").data,
-        "scales": scales(profile, store),
-        "studies": other_studies([part.study for part, _ in studies], store),
         "jobs": show(cluster.scales(), "jobs").data,
         "demonstration": show(demonstration(), "demonstration").data,
         "sides": show(sides(), "sides").data,
         "recipes": show(comparison.recipes("fgsm_no_ll"), "recipes").data,
         "study_networks": show(by_cell(fine_tuned), "study_networks", fine_tuned).data,
     }
-    paths.GENERATED.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
-        (paths.GENERATED / f"{name}.html").write_text(part, encoding="utf-8")
-    (paths.GENERATED / "cite.bib").write_text(citations(), encoding="utf-8")
+        _put(f"{name}.html", part)
+    _put("scales.md", scales(profile, store))
+    _put("studies.md", other_studies([part.study for part, _ in studies], store))
+    _put("cite.bib", citations())
     drawings = {"figure1": figures.scheme(networks), "jobs": cluster.graph(cluster.smoke())}
     for name, drawing in drawings.items():
-        (paths.GENERATED / f"{name}.svg").write_text(svg(drawing), encoding="utf-8")
+        _put(f"{name}.svg", svg(drawing))
+
+
+def _put(name: str, part: str) -> None:
+    """Write a part to where pages look for it."""
+    paths.GENERATED.mkdir(parents=True, exist_ok=True)
+    (paths.GENERATED / name).write_text(part, encoding="utf-8")
+
+
+def captioned(name: str, table: HTML, caption: str) -> str:
+    """Markdown of a table that gets a number, a caption and the name ``tab-…``; it is put apart."""
+    _put(f"{name}.html", table.data)
+    return f"```{{of-records}} {name}\n:name: tab-{name}\n{caption}\n```\n"
 
 
 def cover(profile: Profile, ours: pd.DataFrame) -> str:
@@ -159,7 +171,7 @@ def beside(study: Study, store: Store) -> list[tuple[Study, Store]]:
 
 
 def other_studies(shown: list[str], store: Store) -> str:
-    """The second paper's tables at every published scale but those shown."""
+    """The second paper's tables at every published scale but those shown, as Markdown."""
     sections = []
     for name in STUDY_SCALES:
         published = paths.PUBLISHED / f"study-{name}"
@@ -168,16 +180,23 @@ def other_studies(shown: list[str], store: Store) -> str:
         study, there = read_study(paths.STUDIES / f"{name}.yaml"), Store(store.root, published)
         measured = [stored(cell, there) for cell in cells(study)]
         pairs = fine_tuning.strategy_pairs(measured)
-        sections += [
-            f'<section id="study-{name}"><h3>Study {name}</h3>',
-            f"<p>{fine_tuning.data_line(study, measured)}</p>",
-            show(fine_tuning.designs(study, measured), f"designs-{name}").data,
-            show(fine_tuning.table_1(measured, study.shown), f"strategies-{name}").data,
-            show(fine_tuning.table_2(measured, study.shown), f"techniques-{name}").data,
-            f"<p>{fine_tuning.settled(pairs, 'pgd', study.shown)}</p>",
-            "</section>",
-        ]
-    return "".join(sections) or "<p>No other study has been run.</p>"
+        own = {
+            "designs": (fine_tuning.designs(study, measured), "What is run"),
+            "strategies": (
+                fine_tuning.table_1(measured, study.shown),
+                "The paper's Table I and ours, accuracy in percent",
+            ),
+            "techniques": (
+                fine_tuning.table_2(measured, study.shown),
+                "The paper's Table II and ours, accuracy under PGD in percent",
+            ),
+        }
+        sections += [f"### Study {name}\n", f"<p>{fine_tuning.data_line(study, measured)}</p>\n"]
+        for what, (table, said) in own.items():
+            file = f"{what}-{name}"
+            sections.append(captioned(file, show(table, file), f"{said}: the study `{name}`."))
+        sections.append(f"<p>{fine_tuning.settled(pairs, 'pgd', study.shown)}</p>\n")
+    return "\n".join(sections) or "No other study has been run.\n"
 
 
 def study_records(study: Study, store: Store) -> list[Record]:
@@ -188,13 +207,13 @@ def study_records(study: Study, store: Store) -> list[Record]:
 
 
 def scales(shown: Profile, store: Store) -> str:
-    """Table 1 at every scale but the one shown, as far as it is finished."""
+    """Table 1 at every scale but the one shown, as far as it is finished, as Markdown."""
     sections = []
     for name in experiment.SCALES:
         profile = experiment.read_profile(paths.PROFILES / f"{name}.yaml")
         if profile.profile != shown.profile:
             sections.append(_scale(profile, Store(store.root, paths.PUBLISHED / profile.folder)))
-    return "".join(sections) or "<p>No other scale has been run.</p>"
+    return "".join(sections) or "No other scale has been run.\n"
 
 
 def _scale(profile: Profile, store: Store) -> str:
@@ -207,26 +226,32 @@ def _scale(profile: Profile, store: Store) -> str:
         return ""
     trained = [run for run in own + again if run.record]
     ours, name = tables.results(done), f"table1-{profile.profile}"
+    table = comparison.main_table(ours, tables.paper().loc[ours.index], name)
+    what = f"Table 1 by the profile `{profile.profile}`, accuracies in percent, beside the paper's."
     parts = [
-        f'<section id="{profile.profile}"><h2>Profile {profile.profile}</h2>',
-        f"<p>{tables.data_line(profile, trained)}</p>",
-        comparison.main_table(ours, tables.paper().loc[ours.index], name).data,
-        _compared(profile.profile, done, again),
+        f"## Profile {profile.profile}\n",
+        f"<p>{tables.data_line(profile, trained)}</p>\n",
+        captioned(name, table, what),
+        *_compared(profile.profile, done, again),
     ]
     if missing := [r.network.label for r in own if r.network.in_table and not r.evaluation]:
-        parts.append(f"<p>Not finished yet: {', '.join(missing)}.</p>")
-    return "".join([*parts, "</section>"])
+        parts.append(f"<p>Not finished yet: {', '.join(missing)}.</p>\n")
+    return "\n".join([*parts, ""])
 
 
-def _compared(name: str, done: list[Run], again: list[Run]) -> str:
+def _compared(name: str, done: list[Run], again: list[Run]) -> list[str]:
     """The differences in and behind the headline whose networks are finished."""
     pairs = [pair for pair in experiment.COMPARED if {*pair} <= {run.network.id for run in done}]
     if not pairs:
-        return ""
-    parts = [show(comparison.comparisons(done + again, pairs), f"comparisons-{name}").data]
+        return []
+    table, file = comparison.comparisons(done + again, pairs), f"comparisons-{name}"
+    said = f"The headline and what is behind it by the profile `{name}`: differences in points."
+    parts = [captioned(file, show(table, file), said)]
     if not (table := comparison.over_seeds(done + again)).empty:
-        parts.append(show(table, f"seeds-{name}").data)
-    return "".join([*parts, f"<p>{comparison.between_seeds(done + again)}</p>"])
+        file = f"seeds-{name}"
+        said = f"Networks of the profile `{name}` over seeds: accuracies in percent."
+        parts.append(captioned(file, show(table, file), said))
+    return [*parts, f"<p>{comparison.between_seeds(done + again)}</p>\n"]
 
 
 def demonstration() -> pd.DataFrame:

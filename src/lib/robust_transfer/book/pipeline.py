@@ -5,10 +5,9 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import chdir
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import nbformat
@@ -27,7 +26,7 @@ from robust_transfer.records.store import RECORD, WEIGHTS, Record, Store, folder
 from robust_transfer.training import engine
 
 TRAINING = ("01_source", "02_transfer", "03_evaluation", "06_study")
-"""Train and measure what is missing, one after the other; the others only show what is there."""
+"""Train and measure what is missing; the others only show what is there."""
 STUDY = ("06_study", "07_techniques", "08_forensics")
 """Run at the scale of a study."""
 COMBINATIONS = "07_techniques"
@@ -39,7 +38,7 @@ DEMONSTRATIONS = ("10_explore", "12_speed")
 def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
     """Execute all notebooks and build the book.
 
-    Those that only show something are executed side by side.
+    What only shows something is made side by side: all of it, where nothing is missing.
 
     Args:
         profile: file of paper A's experiment.
@@ -61,31 +60,34 @@ def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
     second = {"study": os.path.relpath(study_file, paths.ROOT)} | where | only_shown
     protocol, runner = assemble(experiment.Profile, first)
     study, study_runner = assemble(Study, second)
-    needed = [n.config for n in experiment.grid(protocol) + experiment.again(protocol)]
-    also = [config for cell in cells(study) for config in cell.configs]
-    runner.announce(needed)  # now, not after the first notebooks
-    study_runner.announce(also)
+    networks = experiment.grid(protocol) + experiment.again(protocol)
+    runner.announce([network.config for network in networks])  # now, not after the first notebooks
+    study_runner.announce([config for cell in cells(study) for config in cell.configs])
+    wanted = [(runner, *wish) for wish in experiment.wishes(networks, protocol)]
+    wanted += [(study_runner, *wish) for cell in cells(study) for wish in cell.wishes]
+    missing = any(how.find(where.store, config) is None for where, config, how in wanted)
     special = dict.fromkeys(STUDY, second)
     named = study.combinations or second["study"]
     special[COMBINATIONS] = second | {"study": named}
     special |= dict.fromkeys(DEMONSTRATIONS, where | {"profile": "smoke"})
     notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    shown = {path.stem: special.get(path.stem, first) for path in notebooks}
     with lock(paths.EXECUTED):  # two pipelines would write the same pages
         with chdir(paths.NOTEBOOKS):  # as Jupyter would
-            execute_all({path.stem: special.get(path.stem, first) for path in notebooks})
-        return build(protocol, runner.store, study, study_runner.store)
+            for name in TRAINING if missing else ():
+                execute(name, shown.pop(name))
+            of_records = (pages.write, protocol, runner.store, study, study_runner.store)
+            side_by_side([of_records, *((execute, *one) for one in shown.items())])
+        return build()
 
 
-def execute_all(parameters: dict[str, dict[str, object]]) -> None:
-    """Execute notebooks, given their parameters; those that train nothing side by side."""
-    for name in TRAINING:
-        execute(name, parameters[name])
+def side_by_side(jobs: list[tuple]) -> None:
+    """Do jobs, each a function and its arguments, one to a core; the first error ends them all."""
     os.environ["OMP_NUM_THREADS"] = "1"  # of the kernels to come, which share the cores
     with ThreadPoolExecutor(engine.cores()) as pool:
-        others = [pool.submit(execute, *of) for of in parameters.items() if of[0] not in TRAINING]
         try:
-            for executed in others:
-                executed.result()
+            for done in [pool.submit(*job) for job in jobs]:
+                done.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -148,18 +150,28 @@ def _elsewhere(given: nbformat.NotebookNode | None) -> list[str]:
     return [path for path in folders if not Path(path).is_relative_to(paths.ROOT)]
 
 
-def build(profile: experiment.Profile, store: Store, study: Study, study_store: Store) -> Path:
-    """Build the HTML book from executed notebooks and finished records, warnings being errors."""
-    pages.write(profile, store, study, study_store)
-    builder = Path(sys.executable).with_name("jupyter-book")
-    command = [str(builder), "build", "-W", "-n", "--keep-going", str(paths.ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
-    if done.returncode:
-        log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+def build() -> Path:
+    """Build the HTML book from executed notebooks and parts of pages, warnings being errors."""
+    from jupyter_book.sphinx import build_sphinx  # seconds, which nothing else needs
+
+    html, printed = paths.ROOT / "_build" / "html", io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        failed = build_sphinx(
+            paths.ROOT,
+            html,
+            noconfig=True,
+            path_config=paths.ROOT / "_config.yml",
+            confoverrides={"external_toc_path": "_toc.yml", "nitpicky": True},
+            warningiserror=True,
+            keep_going=True,
+            jobs=engine.cores(),  # for which its command has no option
+        )
+    if failed:
+        log = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())
         problems = [line for line in log.splitlines() if "WARNING" in line or "ERROR" in line]
         why = "; ".join(problems or [log[-2000:]])
         raise RuntimeError(f"the book does not build cleanly: {why}")
-    return paths.ROOT / "_build" / "html" / "index.html"
+    return html / "index.html"
 
 
 def publish(profile: experiment.Profile, store: Store) -> list[str]:

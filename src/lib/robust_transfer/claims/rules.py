@@ -269,7 +269,7 @@ class Former:
 
     def finding(self, reproduction: Reproduction) -> Finding:
         found = self.rule.finding(reproduction)
-        words = f"former rule, until 2026-11-26, not counted: {found.statement}"
+        words = f"former rule, not counted: {found.statement}"
         return replace(found, statement=words, p=None, expected=None, former=True)
 
 

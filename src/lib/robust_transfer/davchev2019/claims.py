@@ -3,14 +3,17 @@
 from collections.abc import Iterable
 from itertools import pairwise, product
 
-from robust_transfer.claims import rules, verdicts
+from robust_transfer.claims import outcome, rules, verdicts
+from robust_transfer.claims.outcome import combine
 from robust_transfer.claims.quantities import Accuracy, Best, Pair, Retained
+from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.claims.rules import (
     AtMost,
     Check,
     Claim,
     Difference,
     Equivalence,
+    Fact,
     Former,
     NotBelow,
 )
@@ -67,6 +70,19 @@ def leaks(network: str) -> tuple[rules.Rule, ...]:
     """Signs of label leaking: FGSM images easier than they should be, PGD ones not."""
     natural, black_box = within([network], [("wb_fgsm", "natural"), ("wb_fgsm", "bb_fgsm")])
     return order("", [natural], -2), AtMost(network, "wb_pgd", 5), order("", [black_box])
+
+
+def notation(reproduction: Reproduction) -> Fact:
+    """D40: which network leaks labels; where neither does, nothing says what their names mean."""
+    leaking, basis = {}, []
+    for network in ("fgsm_no_ll", "fgsm"):
+        findings = [rule.finding(reproduction) for rule in leaks(network)]
+        leaking[network] = combine(f.outcome for f in findings) == outcome.REPLICATES
+        basis += [part for finding in findings for part in finding.basis]
+    names = [reproduction.labels[name] for name, found in leaking.items() if found]
+    text = f"leaking: {', '.join(names) or 'neither'}"
+    holds = leaking["fgsm_no_ll"] and not leaking["fgsm"] if names else None
+    return Fact(holds, text, basis=tuple(dict.fromkeys(basis)))
 
 
 def retained(source: str, strategy: str, column: str) -> Retained:
@@ -176,7 +192,13 @@ FGSM = {
         ),
         lacking=MANY,
     ),
-    "D40": Claim(*leaks("fgsm_no_ll"), rules.Control(leaks("fgsm"))),
+    "D40": Claim(
+        Check(
+            "R<sub>fgsm_no_ll</sub> shows the signs of leaking labels, R<sub>fgsm</sub> does not",
+            notation,
+        ),
+        *map(Former, (*leaks("fgsm_no_ll"), rules.Control(leaks("fgsm")))),
+    ),
 }
 
 STRATEGY = {
