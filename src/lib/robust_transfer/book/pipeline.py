@@ -161,7 +161,11 @@ def build() -> Path:
             html,
             noconfig=True,
             path_config=paths.ROOT / "_config.yml",
-            confoverrides={"external_toc_path": "_toc.yml", "nitpicky": True},
+            confoverrides={
+                "external_toc_path": "_toc.yml",
+                "latex_individualpages": False,
+                "nitpicky": True,
+            },
             warningiserror=True,
             keep_going=True,
             jobs=engine.cores(),  # for which its command has no option
