@@ -190,7 +190,7 @@ def test_control_takes_a_verdict_away_but_earns_none():
         return verdicts.judge(reproduction(pgd=100), group)["D09"].verdict
 
     assert verdict(true, Control((false,))) == REPLICATES
-    assert verdict(true, Control((true, false))) == REPLICATES
+    assert verdict(true, Control((true, false))) == PARTLY  # none of them may hold
     assert verdict(true, Control((true,))) == PARTLY
     assert verdict(false, Control((false,))) == FAILS
 

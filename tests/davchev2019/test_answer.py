@@ -46,11 +46,22 @@ def test_words_follow_the_numbers():
 def test_how_sure_the_headline_is_names_every_other_scale_that_is_published():
     profile, store = catalogue.read("overnight")
     own = runs.find(experiment.grid(profile), store, profile)
-    said = answer.sure(own, [], profile)
+    table = answer.sure(own, [], profile)
     published = {name for name in experiment.SCALES if (paths.PUBLISHED / name).exists()}
     whole = {name for name in published if (paths.PUBLISHED / name / experiment.TABLE).exists()}
-    for name in whole - {"overnight"}:
-        assert f"at the scale <code>{name}</code>" in said
-        assert re.search(rf"\d+, \d+, \d+ % at the scale <code>{name}</code>", said)
-    assert "<code>overnight</code>" not in said and "not measured under" not in said
-    assert said.startswith("The paper's headline is the difference R<sub>pgd→pgd</sub> 56 − R")
+    others = whole - {"overnight", "fifth"}
+    assert {*table.index} == {"overnight (this run)", *others, "the paper"}
+    shares = table["kept (%): head, last stage, all"]
+    assert all(re.fullmatch(r"\d+, \d+, \d+", share) for share in shares)
+    printed = table.loc["the paper"]
+    assert (printed["seeds"], *printed[1:4]) == (1, "+5.2", "+2.1", "33, 35, 0")
+    same = table.loc["overnight (this run)", ["strong attacks met", "PGD there"]]
+    assert [*same] == ["1,000 images, one seed", "+1.8 [+0.0,\N{NO-BREAK SPACE}+3.6]"]
+
+
+def test_a_headline_is_settled_where_no_interval_includes_zero(monkeypatch):
+    profile, store = catalogue.read("overnight")
+    own = runs.find(experiment.grid(profile), store, profile)
+    assert answer.settled(own, [], profile).startswith("These runs do not settle it: of ")
+    monkeypatch.setattr(answer, "elsewhere", lambda shown: {})
+    assert answer.settled(own, [], profile).startswith("It has the same sign at every scale")

@@ -48,7 +48,7 @@ def test_spread_is_that_of_the_seeds(cells):
 
 def test_paired_tests_are_those_of_scipy_with_holms_correction(cells):
     pairs = [(FREEZING, FULL), (FULL, EXTRACTION)]
-    found = repeats.compare([(cells[a], cells[b]) for a, b in pairs], "natural", 0.0)
+    found = repeats.compare([((cells[a], cells[b]), 0.0) for a, b in pairs], "natural")
     ps = []
     for line, (first, second) in zip(found.itertuples(), pairs, strict=True):
         a, b = (100 * (BASE[c] + np.array(NOISE[c])) for c in (first, second))
@@ -66,16 +66,16 @@ def test_paired_tests_are_those_of_scipy_with_holms_correction(cells):
 def test_without_spread_a_difference_is_certain_and_equality_says_nothing():
     even = {c.id: c for c in measure(table(TASKS), lambda cell, *_: BASE.get(cell.id, 0.5))}
     pairs = [(even[FREEZING], even[FULL]), (even[FULL], even[FULL])]
-    found = repeats.compare(pairs, "natural", 0.0)
+    found = repeats.compare([(pair, 0.0) for pair in pairs], "natural")
     assert found["p"].to_list() == [0.0, 1.0] and found["detectable"].to_list() == [0.0, 0.0]
 
 
 def test_a_test_needs_two_seeds_of_a_budget_that_was_measured(cells):
     with pytest.raises(ValueError, match=r"^attack = pgd 0.05: measured are natural 0, fgsm 0.01"):
-        repeats.compare([(cells[FREEZING], cells[FULL])], "pgd", 0.05)
+        repeats.compare([((cells[FREEZING], cells[FULL]), 0.05)], "pgd")
     once = replace(cells[FULL], repeats=cells[FULL].repeats[:1])
     with pytest.raises(ValueError, match=rf"^epsilon = 0: {FREEZING} and {FULL} share 1 seeds"):
-        repeats.compare([(cells[FREEZING], once)], "natural", 0.0)
+        repeats.compare([((cells[FREEZING], once), 0.0)], "natural")
 
 
 def test_detectable_difference_is_found_with_the_stated_power():

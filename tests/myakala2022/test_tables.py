@@ -96,13 +96,13 @@ def test_effects_are_the_gains_that_were_put_in(rows):
         name = {"frozen batch norm": "batch_norm"}.get(line.technique, line.technique)
         assert line.gain == pytest.approx(100 * GAIN[name])
         assert (line.low, line.high) == pytest.approx((line.gain, line.gain))  # seeds agree
-        assert line.pairs == (12 if line.strategy == "all" else 4)
+        assert line.pairs == (12 if line.strategy == experiment.OVERALL else 4)
     assert len(found) == 3 * 4
 
 
 def test_effects_of_the_printed_tables_are_those_of_layer_freezing(rows):
     found = tables.effects(rows, "tiny_imagenet100/vit6", "pgd", 0.01)
-    assert set(found["strategy"]) == {"layer freezing", "all"}
+    assert set(found["strategy"]) == {"layer freezing", experiment.OVERALL}
     assert set(found["technique"]) == {"pretraining", "augmentation"}
 
 
@@ -160,7 +160,7 @@ def test_an_l2_radius_is_judged_by_deepfool(cells):
     )
     cell = replace(cells[0], repeats=repeats)
     found = forensics.mistakes(cell, [0.03])
-    row = found.loc["taken as an l2 radius (DeepFool, 9 images)"]
+    row = found.loc["taken as an l2 radius (DeepFool)"]
     assert row["ε = 0.03"] == pytest.approx(100 * 2 / 3)
     shown = forensics.smallest_steps([cell])
     assert shown.loc["cifar10/resnet20, full fine-tuning", "images"] == 9
@@ -185,10 +185,35 @@ def test_differences_that_survive_the_correction_are_told():
 
     pairs = tables.strategy_pairs(measure(table(TASKS), lower_if_frozen))
     said = tables.settled(pairs, "pgd", SHOWN)
-    assert said.startswith(f"At ε = {epsilon_words(SHOWN[0])} 3 of 3 differences between")
-    assert "cifar10/resnet20, layer freezing − full fine-tuning −10.0" in said
+    assert said.startswith("6 of 6 differences between strategies survive")
+    place = f"at ε = {epsilon_words(SHOWN[0])}, cifar10/resnet20"
+    assert f"{place}: layer freezing − full fine-tuning −10.0" in said
     same = tables.settled(tables.strategy_pairs(measure(table(TASKS), accuracy)), "pgd", SHOWN)
-    assert same.count("0 of 3 differences") == 2 and "points" not in same
+    assert same.startswith("0 of 6 differences") and "points" not in same
+
+
+def test_the_order_of_strategies_is_told_with_batch_norm_as_it_is_and_frozen_in_all():
+    left = {"full_finetuning": 0.6, "layer_freezing": 0.3, "feature_extraction": 0.5}
+
+    def kept(cell, seed, attack, epsilon):
+        gain = 0.3 if "batch_norm" in cell.techniques and attack == "pgd" else 0.0
+        return left[cell.strategy] + gain - epsilon
+
+    of_study = table({"cifar10/resnet20": "factorial"}, features="kept")
+    said = tables.ranking(measure(of_study, kept), "pgd")
+    as_it_is, frozen = said.split("With batch norm frozen in every strategy it leaves ")
+    order = ["full fine-tuning", "feature extraction", "layer freezing"]
+    assert sorted(order, key=as_it_is.index) == order
+    assert sorted(order, key=frozen.index) == [order[0], order[2], order[1]]
+
+
+def test_two_techniques_stand_alone_and_together(cells):
+    found = tables.together(cells, "pgd", 0.01)
+    row = found.loc["cifar10/resnet20, full fine-tuning"].str.split("\N{NO-BREAK SPACE}").str[0].astype(float)
+    gains = row - row["neither"]
+    assert gains["pretraining"] == pytest.approx(100 * GAIN["pretraining"], abs=0.11)
+    both = GAIN["pretraining"] + GAIN["augmentation"]
+    assert gains["both"] == pytest.approx(100 * both, abs=0.11)
 
 
 def test_compared_names_the_cells(cells):

@@ -58,7 +58,8 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     ours = tables.results(own)
     parts = {
         "answer": "<p><strong>{}</strong> {}</p>".format(*answer.short(ours)),
-        "sure": f"<p>{answer.sure(own, again, profile)}</p>",
+        "sure": show(answer.sure(own, again, profile), "sure").data,
+        "settled": f"<p>{answer.settled(own, again, profile)}</p>",
         "cover": cover(profile, ours),
         "survival": f'<div class="panels">{"".join(survival(ours))}</div>',
         "cost": show(answer.cost(own), "cost").data,

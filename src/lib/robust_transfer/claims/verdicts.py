@@ -53,6 +53,12 @@ class Judgement:
         )
 
     @property
+    def undecided(self) -> bool:
+        """Whether it fails, but by no test whose interval excludes the claim."""
+        failing = [f.undecided for f in self.findings if f.counts and f.outcome == outcome.FAILS]
+        return self.verdict == outcome.FAILS and any(failing) and all(failing)
+
+    @property
     def seeds(self) -> int | None:
         """Fewest seeds that a finding rests on, controls aside; None if none rests on records."""
         return min(self._seeds, default=None)
@@ -170,17 +176,16 @@ def overview(judged: dict[str, Judgement]) -> pd.DataFrame:
 def numbers(judged: dict[str, Judgement]) -> dict[str, int]:
     """The counts that prose quotes: claims by verdict, and differences by what they show."""
     claims, gaps = ledger(judged), claimed_differences(judged)
-    undecided = {
-        name: any(f.undecided for f in c.findings if f.counts) for name, c in judged.items()
-    }
+    undecided = {name: c.undecided for name, c in judged.items()}
     own, claims = claims["group"] == CODE, claims[claims["group"] != CODE]
     verdict, checks = claims["verdict"], claims["group"].isin(["Sanity", "Protocol"])
     counts = dict(zip(COUNTED, (verdict == kind for kind in outcome.VERDICTS), strict=True)) | {
         "claims": verdict.notna(),
         "code": own,
         "checks": checks & (verdict == REPLICATES),
-        "undecided": (verdict == outcome.FAILS) & pd.Series(undecided),
+        "undecided": pd.Series(undecided)[claims.index],
         "nearly": pd.Series({name: c.nearly for name, c in judged.items()})[claims.index],
+        "decided": verdict != UNTESTED,
         "provisional": (verdict != UNTESTED) & (claims["caveat"] != ""),
         "differences": gaps["expected"].notna(),
         "same_sign": gaps["effect"] > 0,

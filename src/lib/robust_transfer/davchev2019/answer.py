@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from robust_transfer.claims import quantities
 from robust_transfer.claims.quantities import Accuracy
 from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.davchev2019 import catalogue, comparison, experiment, runs, tables
@@ -74,41 +73,40 @@ def short(ours: pd.DataFrame) -> tuple[str, str]:
     )
 
 
-def sure(own: list[Run], again: list[Run], shown: Profile) -> str:
-    """How sure the answer is: the headline here, under strong attacks, at other scales."""
+def sure(own: list[Run], again: list[Run], shown: Profile) -> pd.DataFrame:
+    """How sure the answer is: the headline here, at other scales, and in the paper, in points."""
     headline, _, initialisation = COMPARED
-    here = comparison.reproduction(own + again)
-    labels = [here.labels[name] for name in headline]
-    pair = [Accuracy(name, "wb_pgd") for name in headline]
-    claimed = intervals.signed(quantities.gap(tuple(pair), here.printed(*pair)))
-    met = {run.strong.content["n"] for run in own if run.strong}
-    first = f", which met the first {min(met):,} images alone" if met else ""
-    said = (
-        f"The paper's headline is the difference {labels[0]} − {labels[1]}: PGD training with and "
-        f"without a robust source. The paper has {claimed} points of accuracy under white-box PGD. "
-        f"Here it is {_difference(here, *headline)}, and {_difference(here, *headline, STRONG)} "
-        f"under stronger attacks{first}"
+    here, table = comparison.reproduction(own + again), {}
+    for name, of in ({f"{shown.profile} (this run)": here} | elsewhere(shown)).items():
+        table[name] = {
+            "seeds": of.size(*(Accuracy(network, "wb_pgd") for network in headline))["seeds"],
+            "with − without robust source": comparison.difference(of, *headline),
+            "robust − natural source": comparison.difference(of, *initialisation),
+            "kept (%): head, last stage, all": _listed(_kept(of)),
+        } | comparison.under_strong_attacks(of, *headline)
+    theirs = 100 * here.paper["wb_pgd"]
+    gaps = [intervals.signed(theirs[a] - theirs[b]) for a, b in (headline, initialisation)]
+    row = [1, *gaps, _listed([*kept(theirs).values()])]
+    table["the paper"] = dict(zip(table[name], row, strict=False))
+    return pd.DataFrame.from_dict(table, "index").fillna("")
+
+
+def settled(own: list[Run], again: list[Run], shown: Profile) -> str:
+    """Whether the headline has one sign at every scale, in one sentence."""
+    places = [comparison.reproduction(own + again), *elsewhere(shown).values()]
+    pair = [Accuracy(name, "wb_pgd") for name in COMPARED[0]]
+    gaps = [of.gap(*pair) for of in places]
+    if all(gap.low > 0 for gap in gaps) or all(gap.high < 0 for gap in gaps):
+        return "It has the same sign at every scale, and no interval includes zero."
+    apart = sum(gap.low > 0 or gap.high < 0 for gap in gaps)
+    return (
+        f"These runs do not settle it: of {len(gaps)} intervals, {len(gaps) - apart} include zero. "
+        "That of a single seed does not hold what another training would change."
     )
-    others = elsewhere(shown)
-    for name, of in others.items():
-        said += f"; at the scale <code>{name}</code> {_difference(of, *headline)}"
-    if others:
-        gaps = [of.gap(*pair) for of in (here, *others.values())]
-        settled = all(gap.low > 0 for gap in gaps) or all(gap.high < 0 for gap in gaps)
-        said += ". It has one sign at every scale" if settled else ". These runs do not settle it"
-    places = {"here": here} | {f"at the scale <code>{n}</code>": of for n, of in others.items()}
-    between = [f"{_difference(of, *initialisation)} {place}" for place, of in places.items()]
-    said += ". Between a robust and a natural source, trained as long and both retrained against "
-    said += f"PGD, the difference is {', '.join(between)}."
-    listed = [
-        f"{', '.join(f'{100 * share:.0f}' for share in shares)} % {place}"
-        for place, of in places.items()
-        if (shares := _kept(of))
-    ]
-    if len(listed) > 1:
-        said += " The shares kept with a new head, with the last stage and with every layer "
-        said += f"retrained depend on the scale, too: {'; '.join(listed)}."
-    return said
+
+
+def _listed(shares: list[float]) -> str:
+    return ", ".join(f"{100 * share:.0f}" for share in shares)
 
 
 def _kept(of: Reproduction) -> list[float]:
@@ -157,11 +155,3 @@ def elsewhere(shown: Profile) -> dict[str, Reproduction]:
         if {n for pair in COMPARED for n in pair} <= {run.network.id for run in measured}:
             found[name] = comparison.reproduction(measured)
     return found
-
-
-def _difference(of: Reproduction, first: str, second: str, column: str = "wb_pgd") -> str:
-    """A difference with its interval, and from how many seeds if from several."""
-    if not (words := comparison.difference(of, first, second, column)):
-        return "not measured"
-    seeds = of.size(Accuracy(first, column), Accuracy(second, column))["seeds"]
-    return f"{words} over {seeds} seeds" if seeds > 1 else words

@@ -21,6 +21,8 @@ from robust_transfer.evaluation.budgets import HOPELESS, Budgets
 from robust_transfer.presentation.tables import doubted, percent, show, with_sd
 from robust_transfer.training.loop import TrainingConfig
 
+PGD_ON_THE_SAME = "pgd_on_the_same"
+"""Column of what the paper's PGD leaves of the images that meet the strong attacks."""
 TOLERANCES = {"natural": 2.0, "bb_fgsm": 4.0, "bb_pgd": 4.0}
 BY_TARGET = {
     "pgd": {"wb_fgsm": 3.0, "wb_pgd": 3.0},
@@ -127,7 +129,8 @@ def reproduction(runs: list[Run]) -> Reproduction:
                 raise FileNotFoundError(f"{name}, seed {seed}: no evaluation")
             right, content = run.evaluation.outcomes, run.evaluation.content
             if run.strong:
-                right = right | {STRONG: run.strong.outcomes[tables.LAST]}
+                same = run.strong.outcomes[tables.FIRST]
+                right = right | {PGD_ON_THE_SAME: same, STRONG: run.strong.outcomes[tables.LAST]}
             if run.budgets:
                 right = right | _by_budget(run.budgets)
                 looked_for[name] = run.doubts
@@ -201,10 +204,24 @@ def over_seeds(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(table, "index")
 
 
+def under_strong_attacks(ours: Reproduction, first: str, second: str) -> dict[str, str]:
+    """A difference where strong attacks were made, which is on fewer images, and of fewer seeds.
+
+    Under the paper's PGD, too: what differs between the two is the attack alone.
+    """
+    under = {"PGD there": PGD_ON_THE_SAME, "strong attacks there": STRONG}
+    gaps = {name: difference(ours, first, second, column) for name, column in under.items()}
+    if not all(gaps.values()):
+        return {}
+    size = ours.size(Accuracy(first, STRONG), Accuracy(second, STRONG))
+    seeds = "one seed" if size["seeds"] == 1 else f"{size['seeds']} seeds"
+    return {"strong attacks met": f"{size['n']:,} images, {seeds}"} | gaps
+
+
 def comparisons(runs: list[Run], pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     """Paired difference in white-box PGD accuracy between networks, ours and the paper's.
 
-    Beside it the same of what strong attacks leave, where they were made, on fewer images.
+    Beside it ``under_strong_attacks``.
     """
     ours, table = reproduction(runs), {}
     for first, second in pairs:
@@ -212,11 +229,10 @@ def comparisons(runs: list[Run], pairs: Iterable[tuple[str, str]]) -> pd.DataFra
         table[f"{ours.labels[first]} − {ours.labels[second]}"] = {
             "seeds": ours.size(*pair)["seeds"],
             "ours (points)": difference(ours, first, second),
-            "ours, strong attacks": difference(ours, first, second, STRONG),
             "paper (points)": intervals.signed(quantities.gap(pair, ours.printed(*pair))),
-        }
+        } | under_strong_attacks(ours, first, second)
     said = f"difference in {NAMES['wb_pgd']}"
-    return pd.DataFrame(table.values(), index=pd.Index(table, name=said))
+    return pd.DataFrame(table.values(), index=pd.Index(table, name=said)).fillna("")
 
 
 def recipes(name: str) -> pd.DataFrame:

@@ -23,12 +23,12 @@ from robust_transfer.presentation.tables import (
 )
 from robust_transfer.records.store import Record
 
-LAST = "margin_5"
-"""The last of the strong attacks, whose outcomes are those of all."""
+FIRST, LAST = "pgd_7", "margin_5"
+"""The paper's PGD, which comes first, and the last attack, whose outcomes are those of all."""
 DEFENCES = {"nat": "natural", "fgsm": "FGSM", "fgsm_no_ll": "FGSM, true labels", "pgd": "PGD"}
 RETRAINED = {"head": "head", "stage3": "last stage", "all": "everything"}
 """Trainings and strategies for readers."""
-STAGES = {"fgsm": "FGSM", "pgd_7": "PGD-7", "pgd_50": "then PGD-50"}
+STAGES = {"fgsm": "FGSM", FIRST: "PGD-7", "pgd_50": "then PGD-50"}
 STAGES |= {"margin": "then its margin", LAST: "then five margins"}
 """Outcomes under strong attacks for readers."""
 

@@ -241,12 +241,13 @@ class Budgets:
         """What says that the attacks did not work; a sentence each."""
         gaps, weaker = {}, self.accuracy()
         for (attack, epsilon), score in {at: self.accuracy(*at) for at in self.outputs}.items():
-            at = f"at ε = {epsilon:.4g}"
+            at = f"at ε = {255 * epsilon:.4g}/255"
             said = f"{attack.upper()} images {at} are classified better than clean ones"
             gaps[said] = score - self.accuracy()
             if attack == "pgd":
                 gaps[f"PGD is weaker than FGSM {at}"] = score - self.accuracy("fgsm", epsilon)
-                gaps[f"PGD is weaker {at} than with less"], weaker = score - weaker, score
+                said = f"PGD leaves more {at} than at the next smaller ε"
+                gaps[said], weaker = score - weaker, score
                 if epsilon in self.controls:
                     noise = self.controls[epsilon]["noise"]
                     gaps[f"PGD is weaker than noise {at}"] = score - noise

@@ -50,6 +50,8 @@ CHOICES = [frozenset(c) for n in range(len(TECHNIQUES) + 1) for c in combination
 PLAIN = tuple(product(FINE_TUNINGS, [NONE]))
 """Every strategy without any technique."""
 
+OVERALL = "all strategies"
+"""In the place of a strategy: the mean over those that there are."""
 ROBUST = ("pretraining", "augmentation")
 """The techniques that train on adversarial images, one by one in Table II."""
 

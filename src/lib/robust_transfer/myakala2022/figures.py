@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robust_transfer.myakala2022 import printed
-from robust_transfer.myakala2022.experiment import FINE_TUNINGS, by_task, words
+from robust_transfer.myakala2022.experiment import FINE_TUNINGS, OVERALL, by_task, words
 from robust_transfer.myakala2022.measured import LEAST, MeasuredCell, most_left
 from robust_transfer.presentation.figures import (
     GREY,
@@ -139,8 +139,10 @@ def gains(effects: pd.DataFrame) -> Figure:
     figure, ((axis,),) = subplots(1, 1, 0.9 * rows + 1)
     axis.axvline(0, color=GREY, linewidth=1)
     shifts = np.linspace(-0.27, 0.27, 4)
-    for strategy, marker, shift in zip((*FINE_TUNINGS, "all"), "osD^", shifts, strict=True):
+    for strategy, marker, shift in zip((*FINE_TUNINGS, OVERALL), "osD^", shifts, strict=True):
         part = effects[effects["strategy"] == words(strategy)]
+        if part.empty:
+            continue
         heights = [techniques.index(name) + shift for name in part["technique"]]
         ends = (part["gain"] - part["low"], part["high"] - part["gain"])
         axis.errorbar(

@@ -24,8 +24,8 @@ TESTED = (0.5 / 255, 0.01, HIGH)
 At the first, networks fall that were never trained against attacks; the second is the smallest that
 the paper names, the third the customary one."""
 
-LEAST = 1.0
-"""Percent below which an accuracy under attack counts as nothing left."""
+LEAST = 5.0
+"""Percent of the images that must withstand an attack for anything to be compared under it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +49,11 @@ class MeasuredCell(Cell):
     @property
     def marked(self) -> str:
         """Its label for readers, marked where a repeat's measurement is doubted."""
-        return doubted(self.label, self._doubts)
+        return doubted(self.label, self.doubts)
 
     @property
-    def _doubts(self) -> list[str]:
+    def doubts(self) -> list[str]:
+        """What says that attacks on its networks did not work, seed by seed."""
         found = [(r.seed, r.budgets.doubts) for r in self.repeats]
         return [f"seed {seed}: {doubt}" for seed, doubts in found for doubt in doubts]
 
@@ -60,7 +61,7 @@ class MeasuredCell(Cell):
         self, attack: str = "natural", epsilon: float = 0.0, measure: str = "accuracy"
     ) -> str:
         """A measure in percent over the seeds, for readers, marked where it is doubted."""
-        return doubted(with_sd(self.by_seed(attack, epsilon, measure)), self._doubts)
+        return doubted(with_sd(self.by_seed(attack, epsilon, measure)), self.doubts)
 
     def by_seed(
         self, attack: str = "natural", epsilon: float = 0.0, measure: str = "accuracy"

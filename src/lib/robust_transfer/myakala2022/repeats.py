@@ -18,6 +18,8 @@ POWER = 0.8
 
 CellPair = tuple[MeasuredCell, MeasuredCell]
 """Two cells that are compared, first minus second."""
+Comparison = tuple[CellPair, float]
+"""A pair of cells, and the epsilon of the attack under which it is compared."""
 
 
 def detectable(sd: float, repeats: int) -> float:
@@ -31,21 +33,20 @@ def detectable(sd: float, repeats: int) -> float:
     return float(effect) * sd
 
 
-def compare(pairs: Sequence[CellPair], attack: str, epsilon: float) -> pd.DataFrame:
+def compare(comparisons: Sequence[Comparison], attack: str) -> pd.DataFrame:
     """Paired t-tests over seeds, corrected together by Holm's method.
 
     Args:
-        pairs: the cells.
+        comparisons: the cells, and the attack's budget.
         attack: ``natural``, ``fgsm`` or ``pgd``.
-        epsilon: its budget.
 
     Returns:
-        A row per pair, in percentage points: ``first``, ``second``, ``difference``, ``sd`` of the
-        paired differences, ``low`` and ``high`` of the 95 % interval, ``p``, ``adjusted``,
+        A row per comparison, in percentage points: ``first``, ``second``, ``difference``, ``sd`` of
+        the paired differences, ``low`` and ``high`` of the 95 % interval, ``p``, ``adjusted``,
         ``detectable`` and ``pairs``. Without any spread p is 0, or 1 for no difference.
     """
     names = "first second difference sd low high p detectable pairs"
-    tests = [_t_test(*pair, attack, epsilon) for pair in pairs]
+    tests = [_t_test(*pair, attack, epsilon) for pair, epsilon in comparisons]
     result = pd.DataFrame(tests, columns=names.split())
     adjusted = multipletests(result["p"], ALPHA, "holm")[1] if tests else []
     result.insert(7, "adjusted", adjusted)

@@ -1,7 +1,7 @@
 """Paper B's tables beside ours, and the tables that the paper does not have."""
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, product
 
 import numpy as np
 import pandas as pd
@@ -10,10 +10,12 @@ from scipy import stats
 from robust_transfer.claims.outcome import ALPHA
 from robust_transfer.data.registry import DATASETS
 from robust_transfer.evaluation.budgets import NATURAL, Condition
-from robust_transfer.evaluation.intervals import with_interval
+from robust_transfer.evaluation.intervals import signed, with_interval
 from robust_transfer.myakala2022 import printed, repeats
 from robust_transfer.myakala2022.experiment import (
     FINE_TUNINGS,
+    OVERALL,
+    ROBUST,
     TECHNIQUES,
     Cell,
     Study,
@@ -38,6 +40,7 @@ def designs(study: Study, table: Sequence[Cell]) -> pd.DataFrame:
             "side in pixels": target.image_size or DATASETS[dataset].side,
             "training images": f"{target.train_size:,}",
             "epochs": target.epochs,
+            "augmentation at ε": epsilon_words(study.training_epsilon),
             "test images": f"{(target.folds or 1) * target.test_size:,}"
             + (f", in {target.folds} folds" if target.folds else ""),
             "attacked": f"{(target.folds or 1) * (target.attacked_images or target.test_size):,}",
@@ -47,11 +50,8 @@ def designs(study: Study, table: Sequence[Cell]) -> pd.DataFrame:
 
 def data_line(study: Study, cells: Sequence[MeasuredCell]) -> str:
     """One sentence on scale, seeds, sources and hardware."""
-    repeats = [repeat for cell in cells for repeat in cell.repeats]
-    measuring = sum(repeat.budgets.content["seconds"] for repeat in repeats)
-    effort = network_minutes(
-        [record for repeat in repeats for record in repeat.records], 0, measuring
-    )
+    records = [record for cell in cells for repeat in cell.repeats for record in repeat.records]
+    effort = network_minutes(records, 0)
     sources = {repeat.source for cell in cells for repeat in cell.configs}
     start = "published ImageNet weights" if None in sources else "networks trained here"
     trained = {f"{c.dataset}, {c.train_size:,} images" for c in sources if c}
@@ -59,7 +59,7 @@ def data_line(study: Study, cells: Sequence[MeasuredCell]) -> str:
     tasks = f"{len(study.tasks)} {'tasks' if len(study.tasks) > 1 else 'task'}"
     return (
         f"Study {study.study}: {study.repeats} repeats of {len(cells)} cells on "
-        f"{tasks}, from {start}, {effort}, measuring included."
+        f"{tasks}, from {start}, {effort}, without measuring."
     )
 
 
@@ -138,7 +138,7 @@ def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.Da
         epsilon: its budget.
 
     Returns:
-        In percentage points: ``technique``, ``strategy`` (in words, or ``all``), ``gain``,
+        In percentage points: ``technique``, ``strategy`` (in words, or ``OVERALL``), ``gain``,
         ``low``, ``high`` and the number of matched ``pairs``.
     """
     measured = (rows["attack"] == attack) & np.isclose(rows["epsilon"], epsilon)
@@ -151,8 +151,8 @@ def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.Da
             continue
         gains = 100 * (wide[True] - wide[False]).dropna()
         levels = gains.index.get_level_values("strategy")
-        for strategy in (*(s for s in FINE_TUNINGS if s in set(levels)), "all"):
-            part = gains if strategy == "all" else gains[levels == strategy]
+        for strategy in (*(s for s in FINE_TUNINGS if s in set(levels)), OVERALL):
+            part = gains if strategy == OVERALL else gains[levels == strategy]
             by_seed = part.groupby("seed").mean()
             half = by_seed.sem() * stats.t.ppf(0.975, len(by_seed) - 1)
             gain = by_seed.mean()
@@ -166,27 +166,17 @@ def compared(
 ) -> pd.DataFrame:
     """Paired t-tests of cells of one task at some budgets, for readers; see ``repeats.compare``.
 
-    Pairs of which an attack leaves nothing are passed over.
+    Beside them stands the difference without an attack. Where an attack leaves next to nothing of
+    both cells, they are not compared.
     """
-    left = {e: with_something_left(pairs, attack, e) for e in epsilons}
-    parts = {f"ε = {epsilon_words(e)}": _compared(some, attack, e) for e, some in left.items()}
-    table = pd.concat(parts).swaplevel()
-    return table.loc[[*dict.fromkeys(table.index.get_level_values(0))]]
-
-
-def with_something_left(
-    pairs: Sequence[repeats.CellPair], attack: str, epsilon: float
-) -> list[repeats.CellPair]:
-    """The pairs of which one cell keeps something under an attack."""
-    return [pair for pair in pairs if most_left(pair, attack, epsilon) >= LEAST]
-
-
-def _compared(pairs: Sequence[repeats.CellPair], attack: str, epsilon: float) -> pd.DataFrame:
-    tests = repeats.compare(pairs, attack, epsilon)
+    comparisons = _comparisons(pairs, attack, epsilons)
+    tests = repeats.compare(comparisons, attack)
     spread = tests["sd"] > 0
     gaps = tests[["difference", "low", "high"]].to_numpy()
+    clean = [signed(a.by_seed().mean() - b.by_seed().mean()) for (a, b), _ in comparisons]
     shown = pd.DataFrame(
         {
+            "without attack": clean,
             "difference [95\N{NO-BREAK SPACE}%]": [with_interval(*gap) for gap in gaps],
             "sd": tests["sd"].map("{:.2f}".format),
             "p": tests["p"].map(repeats.p_words).where(spread, "–"),
@@ -194,28 +184,34 @@ def _compared(pairs: Sequence[repeats.CellPair], attack: str, epsilon: float) ->
             "detectable": tests["detectable"].map("{:.1f}".format).where(spread, "–"),
         }
     )
-    return shown.set_axis([f"{a.task}: {a.marked} − {b.marked}" for a, b in pairs])
+    names = [
+        (f"{a.task}: {a.marked} − {b.marked}", f"ε = {epsilon_words(epsilon)}")
+        for (a, b), epsilon in comparisons
+    ]
+    return shown.set_axis(pd.MultiIndex.from_tuples(names, names=[None, None]))
+
+
+def _comparisons(
+    pairs: Sequence[repeats.CellPair], attack: str, epsilons: Sequence[float]
+) -> list[repeats.Comparison]:
+    """Each pair at each budget at which one of its cells keeps enough."""
+    every = product(pairs, epsilons)
+    return [(pair, e) for pair, e in every if most_left(pair, attack, e) >= LEAST]
 
 
 def settled(pairs: Sequence[repeats.CellPair], attack: str, epsilons: Sequence[float]) -> str:
-    """One sentence on the comparisons that survive Holm's correction, at every epsilon."""
-    said = []
-    for epsilon in epsilons:
-        if not (some := with_something_left(pairs, attack, epsilon)):
-            continue
-        tests = repeats.compare(some, attack, epsilon)
-        sure = [
-            f"{a.task}, {a.label} − {b.label} {with_interval(row.difference, row.low, row.high)} "
-            f"points (p = {repeats.p_words(row.adjusted)})"
-            for (a, b), row in zip(some, tests.itertuples(), strict=True)
-            if row.adjusted < ALPHA and row.sd > 0
-        ]
-        found = f"{len(sure)} of {len(some)} differences between strategies survive the correction"
-        said.append(
-            f"at ε = {epsilon_words(epsilon)} {found}" + f" ({'; '.join(sure)})" * any(sure)
-        )
-    text = ", ".join(said) or "nothing is left to be compared"
-    return f"{text[0].upper()}{text[1:]}."
+    """Which comparisons of strategies survive Holm's correction over all of them, in words."""
+    if not (comparisons := _comparisons(pairs, attack, epsilons)):
+        return "Nothing is left to be compared."
+    tests = repeats.compare(comparisons, attack)
+    sure = [
+        f"at ε = {epsilon_words(epsilon)}, {a.task}: {a.label} − {b.label} "
+        f"{with_interval(row.difference, row.low, row.high)} points"
+        for ((a, b), epsilon), row in zip(comparisons, tests.itertuples(), strict=True)
+        if row.adjusted < ALPHA and row.sd > 0
+    ]
+    found = f"{len(sure)} of {len(comparisons)} differences between strategies survive "
+    return found + "the correction" + f" ({'; '.join(sure)})" * any(sure) + "."
 
 
 def withstood(cells: Sequence[MeasuredCell], store: Store) -> pd.DataFrame:
@@ -238,7 +234,7 @@ def withstood(cells: Sequence[MeasuredCell], store: Store) -> pd.DataFrame:
             epsilon = how.attacks[0].threat_model.epsilon
             budgets, at = cell.repeats[0].budgets, epsilon_words(epsilon)
             right = (budgets.predicted("pgd", epsilon) == budgets.labels)[: len(hits)]
-            line = lines.setdefault(f"{cell.task}, {cell.label}", {})
+            line = lines.setdefault(f"{cell.task}, {cell.marked}", {"images": len(hits)})
             line[f"PGD, {at}"] = f"{100 * right.mean():.1f}"
             line[f"strongest, {at}"] = f"{100 * hits.mean():.1f}"
     return pd.DataFrame.from_dict(lines, "index")
@@ -254,20 +250,52 @@ def differ_most(cells: Sequence[MeasuredCell], attack: str) -> dict[str, float]:
 
 
 def ranking(cells: Sequence[MeasuredCell], attack: str) -> str:
-    """What an attack leaves of every strategy without techniques, in words, the most first."""
+    """What an attack leaves of every strategy, in words, the most first.
+
+    Said once for strategies without techniques, which treat batch norm in two ways where features
+    are kept, and once with frozen batch norm in all of them.
+    """
     said = []
     for task, epsilon in differ_most(cells, attack).items():
-        group = [cell for cell in cells if cell.task == task and not cell.techniques]
-        curves = pd.DataFrame({c.label: c.by_budget(attack).mean(axis=1) for c in group})
-        left = curves.loc[epsilon].sort_values(ascending=False)
-        words = ", ".join(f"{value:.1f} after {name}" for name, value in left.items())
-        text = f"On {task}, {attack.upper()} tells strategies apart best at "
-        text += f"ε = {epsilon_words(epsilon)}, where it leaves (in percent) {words}"
+        group = [cell for cell in cells if cell.task == task]
+        plain = [cell for cell in group if not cell.techniques]
+        curves = pd.DataFrame({c.label: c.by_budget(attack).mean(axis=1) for c in plain})
+        name = printed.COUNTERPARTS.get(plain[0].dataset, plain[0].dataset)
+        text = f"On {name} ({plain[0].network}), {attack.upper()} tells strategies apart best at "
+        text += f"ε = {epsilon_words(epsilon)}, where it leaves {_left(plain, attack, epsilon)}"
         gone = [size for size in curves.index if (curves.loc[size:] < LEAST).all(axis=None)]
         if gone:
             text += f"; from ε = {epsilon_words(gone[0])} on, less than {LEAST:g} % after any"
+        fixed = [cell for cell in group if cell.configs[0].frozen_batch_norm == "freeze_all"]
+        frozen = [cell for cell in fixed if cell.techniques <= {"batch_norm"}]
+        if len(frozen) == len(plain):
+            left = _left(frozen, attack, epsilon)
+            text += f". With batch norm frozen in every strategy it leaves {left}"
         said.append(f"{text}.")
     return " ".join(said)
+
+
+def _left(cells: Sequence[MeasuredCell], attack: str, epsilon: float) -> str:
+    """What an attack leaves after every strategy, the most first."""
+    left = {words(cell.strategy): cell.by_seed(attack, epsilon).mean() for cell in cells}
+    order = sorted(left, key=left.get, reverse=True)
+    return ", ".join(f"{left[name]:.1f} % after {name}" for name in order)
+
+
+def together(cells: Sequence[MeasuredCell], attack: str, epsilon: float) -> pd.DataFrame:
+    """What robust source and attacked images leave alone and together, batch norm adapting.
+
+    Returns:
+        A row per task and strategy that has all four cells; accuracies in percent.
+    """
+    combinations = [(), ("pretraining",), ("augmentation",), ROBUST]
+    lines = {}
+    for strategy in FINE_TUNINGS:
+        for found in matched(cells, *((strategy, *names) for names in combinations)):
+            columns = ("neither", "pretraining", "augmentation", "both")
+            shown = (cell.shown(attack, epsilon) for cell in found)
+            lines[f"{found[0].task}, {words(strategy)}"] = dict(zip(columns, shown, strict=True))
+    return pd.DataFrame.from_dict(lines, "index")
 
 
 def technique_pairs(cells: Sequence[MeasuredCell]) -> list[repeats.CellPair]:

@@ -45,15 +45,9 @@ def percent_interval(share: float, low: float, high: float) -> str:
     return f"{percent(share)} [{ends[0]},\N{NO-BREAK SPACE}{ends[1]}]"
 
 
-def network_minutes(records: Collection[Record], digits: int, measuring: float = 0.0) -> str:
-    """How many networks took how long on which devices, for a sentence.
-
-    Args:
-        records: of the networks.
-        digits: of the minutes.
-        measuring: seconds on top of those of the trainings.
-    """
-    seconds = sum(record.seconds for record in records) + measuring
+def network_minutes(records: Collection[Record], digits: int) -> str:
+    """How many networks were trained, how long and on which devices, for a sentence."""
+    seconds = sum(record.seconds for record in records)
     devices = sorted({html.escape(record.provenance["device"]) for record in records})
     minutes = f"{seconds / 60:.{digits}f} network-minutes"
     return f"{len(records)} networks in {minutes} on {'; '.join(devices)}"
