@@ -53,9 +53,10 @@ class MeasuredCell(Cell):
 
     @property
     def doubts(self) -> list[str]:
-        """What says that attacks on its networks did not work, seed by seed."""
-        found = [(r.seed, r.budgets.doubts) for r in self.repeats]
-        return [f"seed {seed}: {doubt}" for seed, doubts in found for doubt in doubts]
+        """What says that attacks on its networks did not work: in how many seeds, and a case."""
+        found = [doubts for r in self.repeats if (doubts := r.budgets.doubts)]
+        told = f"{len(found)} of {len(self.repeats)} seeds, for instance: "
+        return [told + found[0][0]] if found else []
 
     def shown(
         self, attack: str = "natural", epsilon: float = 0.0, measure: str = "accuracy"
