@@ -224,6 +224,13 @@ def test_compared_names_the_cells(cells):
     assert [*found.index[:2]] == [(name, f"ε = {epsilon_words(epsilon)}") for epsilon in SHOWN]
 
 
+def test_where_nothing_is_left_nothing_is_compared():
+    cells = measure(table(TASKS), lambda cell, seed, attack, epsilon: 0.5 * (attack == "natural"))
+    pairs = tables.strategy_pairs(cells)
+    assert tables.compared(pairs, "pgd", SHOWN).empty
+    assert tables.settled(pairs, "pgd", SHOWN) == "Nothing is left to be compared."
+
+
 def test_of_all_test_images_is_the_accuracy_without_attack_and_of_attacked_ones_the_curve(cells):
     repeats = tuple(
         replace(r, budgets=replace(r.budgets, content=r.budgets.content | {"standard": 0.9}))

@@ -184,11 +184,8 @@ def compared(
             "detectable": tests["detectable"].map("{:.1f}".format).where(spread, "–"),
         }
     )
-    names = [
-        (f"{a.task}: {a.marked} − {b.marked}", f"ε = {epsilon_words(epsilon)}")
-        for (a, b), epsilon in comparisons
-    ]
-    return shown.set_axis(pd.MultiIndex.from_tuples(names, names=[None, None]))
+    names = [f"{a.task}: {a.marked} − {b.marked}" for (a, b), _ in comparisons]
+    return shown.set_axis([names, [f"ε = {epsilon_words(epsilon)}" for _, epsilon in comparisons]])
 
 
 def _comparisons(
