@@ -51,7 +51,7 @@ PLAIN = tuple(product(FINE_TUNINGS, [NONE]))
 """Every strategy without any technique."""
 
 OVERALL = "all strategies"
-"""In the place of a strategy: the mean over those that there are."""
+"""What stands for a strategy where the mean over those that there are is meant."""
 ROBUST = ("pretraining", "augmentation")
 """The techniques that train on adversarial images, one by one in Table II."""
 

@@ -53,7 +53,7 @@ class MeasuredCell(Cell):
 
     @property
     def doubts(self) -> list[str]:
-        """What says that attacks on its networks did not work: in how many seeds, and a case."""
+        """What says that attacks on its networks did not work, in how many seeds, with a case."""
         found = [doubts for r in self.repeats if (doubts := r.budgets.doubts)]
         told = f"{len(found)} of {len(self.repeats)} seeds, for instance: "
         return [told + found[0][0]] if found else []
