@@ -46,7 +46,7 @@ def test_words_follow_the_numbers():
 def test_how_sure_the_headline_is_names_every_other_scale_that_is_published():
     profile, store = catalogue.read("overnight")
     own = runs.find(experiment.grid(profile), store, profile)
-    table = answer.sure(own, [], profile)
+    table = answer.sure(answer.scales(own, [], profile))
     published = {name for name in experiment.SCALES if (paths.PUBLISHED / name).exists()}
     whole = {name for name in published if (paths.PUBLISHED / name / experiment.TABLE).exists()}
     others = whole - {"overnight", "fifth"}
@@ -62,6 +62,9 @@ def test_how_sure_the_headline_is_names_every_other_scale_that_is_published():
 def test_a_headline_is_settled_where_no_interval_includes_zero(monkeypatch):
     profile, store = catalogue.read("overnight")
     own = runs.find(experiment.grid(profile), store, profile)
-    assert answer.settled(own, [], profile).startswith("These runs do not settle it: of ")
+    assert answer.settled(answer.scales(own, [], profile)).startswith(
+        "These runs do not settle it: of "
+    )
     monkeypatch.setattr(answer, "elsewhere", lambda shown: {})
-    assert answer.settled(own, [], profile).startswith("It has the same sign at every scale")
+    alone = answer.settled(answer.scales(own, [], profile))
+    assert alone.startswith("It has the same sign at every scale")

@@ -125,8 +125,14 @@ def answered(**right):
     [
         ({"natural": 160, "fgsm": 80, "pgd": 60}, []),
         ({"natural": 160, "fgsm": 80, "pgd": 82}, []),
-        ({"natural": 160, "fgsm": 80, "pgd": 90}, ["PGD is weaker than FGSM at ε = 25.5/255"]),
-        ({"natural": 60, "fgsm": 80, "pgd": 40}, ["FGSM images at ε = 25.5/255 are"]),
+        (
+            {"natural": 160, "fgsm": 80, "pgd": 90},
+            ["PGD is weaker than FGSM at ε = 25.5/255 by 5.0"],
+        ),
+        (
+            {"natural": 60, "fgsm": 80, "pgd": 40},
+            ["FGSM images at ε = 25.5/255 are classified better"],
+        ),
     ],
 )
 def test_budgets_doubt_an_order_that_no_working_attack_leaves(right, said):
@@ -141,8 +147,16 @@ def test_budgets_doubt_an_order_that_no_working_attack_leaves(right, said):
         ({0.1: 80, 0.2: 40, 0.5: 0}, 90, []),
         ({0.1: 80, 0.2: 40, 0.5: 2}, 90, []),
         ({0.1: 80, 0.2: 40, 0.5: 4}, 90, ["PGD at ε = 127.5/255, which nothing can withstand, is"]),
-        ({0.1: 80, 0.2: 90, 0.5: 0}, 90, ["PGD leaves more at ε = 51/255 than at"]),
-        ({0.1: 80, 0.2: 40, 0.5: 0}, 60, ["PGD is weaker than noise at ε = 25.5/255"]),
+        (
+            {0.1: 80, 0.2: 90, 0.5: 0},
+            90,
+            ["PGD leaves more at ε = 51/255 than at the next smaller ε by 5.0 p"],
+        ),
+        (
+            {0.1: 80, 0.2: 40, 0.5: 0},
+            60,
+            ["PGD is weaker than noise at ε = 25.5/255 by 10.0 points"],
+        ),
     ],
 )
 def test_no_working_attack_leaves_more_than_noise_or_than_less_budget(left, noise, said):

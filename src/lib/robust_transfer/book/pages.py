@@ -55,11 +55,11 @@ def write(profile: Profile, store: Store, study: Study, study_store: Store) -> N
     studies = [(study, study_store), *beside(study, study_store)]
     of_study = [record for part in studies for record in study_records(*part)]
     trained, data, fine_tuned = origins(records), fingerprints(own), origins(of_study)
-    ours = tables.results(own)
+    ours, places = tables.results(own), answer.scales(own, again, profile)
     parts = {
         "answer": "<p><strong>{}</strong> {}</p>".format(*answer.short(ours)),
-        "sure": show(answer.sure(own, again, profile), "sure").data,
-        "settled": f"<p>{answer.settled(own, again, profile)}</p>",
+        "sure": show(answer.sure(places), "sure").data,
+        "settled": f"<p>{answer.settled(places)}</p>",
         "cover": cover(profile, ours),
         "survival": f'<div class="panels">{"".join(survival(ours))}</div>',
         "cost": show(answer.cost(own), "cost").data,

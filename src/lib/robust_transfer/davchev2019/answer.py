@@ -73,29 +73,34 @@ def short(ours: pd.DataFrame) -> tuple[str, str]:
     )
 
 
-def sure(own: list[Run], again: list[Run], shown: Profile) -> pd.DataFrame:
-    """How sure the answer is: the headline here, at other scales, and in the paper, in points."""
+def scales(own: list[Run], again: list[Run], shown: Profile) -> dict[str, Reproduction]:
+    """What the headline is asked of, this run first, and then every other scale."""
+    here = comparison.reproduction(own + again)
+    return {f"{shown.profile} (this run)": here} | elsewhere(shown)
+
+
+def sure(places: dict[str, Reproduction]) -> pd.DataFrame:
+    """How sure the answer is: the headline at all ``scales`` and in the paper, in points."""
     headline, _, initialisation = COMPARED
-    here, table = comparison.reproduction(own + again), {}
-    for name, of in ({f"{shown.profile} (this run)": here} | elsewhere(shown)).items():
+    table = {}
+    for name, of in places.items():
         table[name] = {
             "seeds": of.size(*(Accuracy(network, "wb_pgd") for network in headline))["seeds"],
             "with − without robust source": comparison.difference(of, *headline),
             "robust − natural source": comparison.difference(of, *initialisation),
             "kept (%): head, last stage, all": _listed(_kept(of)),
         } | comparison.under_strong_attacks(of, *headline)
-    theirs = 100 * here.paper["wb_pgd"]
+    theirs = 100 * next(iter(places.values())).paper["wb_pgd"]
     gaps = [intervals.signed(theirs[a] - theirs[b]) for a, b in (headline, initialisation)]
     row = [1, *gaps, _listed([*kept(theirs).values()])]
     table["the paper"] = dict(zip(table[name], row, strict=False))
     return pd.DataFrame.from_dict(table, "index").fillna("")
 
 
-def settled(own: list[Run], again: list[Run], shown: Profile) -> str:
-    """Whether the headline has one sign at every scale, in one sentence."""
-    places = [comparison.reproduction(own + again), *elsewhere(shown).values()]
+def settled(places: dict[str, Reproduction]) -> str:
+    """Whether the headline has one sign at all ``scales``, in one sentence."""
     pair = [Accuracy(name, "wb_pgd") for name in COMPARED[0]]
-    gaps = [of.gap(*pair) for of in places]
+    gaps = [of.gap(*pair) for of in places.values()]
     if all(gap.low > 0 for gap in gaps) or all(gap.high < 0 for gap in gaps):
         return "It has the same sign at every scale, and no interval includes zero."
     apart = sum(gap.low > 0 or gap.high < 0 for gap in gaps)
