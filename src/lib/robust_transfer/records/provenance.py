@@ -12,12 +12,14 @@ import numpy
 import torch
 
 from robust_transfer import paths
+from robust_transfer.training.engine import has_bf16
 
 
 def provenance(device: torch.device) -> dict:
     """Which machine, versions and commit computed something, and when."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": name if has_bf16(device) else f"{name}, without bf16",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -64,6 +64,13 @@ def on_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies in bf16; one that emulates it takes ten times as long as fp32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def keep_memory() -> None:
     """Let this process keep what it frees for the next batch, where its C library is glibc.
 
@@ -239,13 +246,13 @@ class FoldedConvolution(nn.Module):
 def _one_dnn_takes(x: Tensor) -> bool:
     """Whether oneDNN is here, on a processor whose instructions it needs for this precision."""
     here = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
-    return here and (x.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return here and (x.dtype == torch.float32 or has_bf16(x.device))
 
 
 def _cudnn_takes(x: Tensor) -> bool:
     """Whether cuDNN is here, on a GPU that fuses bf16; images, of 3 channels, it does not take."""
     here = x.device.type == "cuda" and x.dtype == torch.bfloat16 and torch.version.cuda is not None
-    return here and x.shape[1] % 8 == 0 and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    return here and x.shape[1] % 8 == 0 and has_bf16(x.device)
 
 
 def _one_dnn(

@@ -72,7 +72,7 @@ class TrainingConfig(Config):
         selection: which epoch is kept: the best validation accuracy (``mean`` of clean and
             adversarial, or ``adversarial`` alone; clean for natural training; the first on ties),
             or the ``last``.
-        precision: of training and inner attack; evaluation is always in fp32.
+        precision: of training and inner attack, see ``arithmetic``; evaluation is always in fp32.
         seed: of weights, order and augmentation.
         source: the network that this one starts from; ``None`` starts from scratch.
         strategy: which parts are retrained, a key of ``transfer.STRATEGIES``; goes with ``source``
@@ -351,13 +351,22 @@ def attacked(
 ) -> Tensor:
     """The inner attack's images for a batch, in the attack's batch-norm mode."""
     with in_mode(model, config.attack.mode), precision(config, images.device):
-        target = engine.folded(model, config.precision)
+        target = engine.folded(model, arithmetic(config, images.device))
         return config.attack.perturb(target, images, labels, generator)
 
 
 def precision(config: TrainingConfig, device: torch.device) -> torch.autocast:
     """Context in which convolutions run in the configured precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    enabled = arithmetic(config, device) == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def arithmetic(config: TrainingConfig, device: torch.device) -> engine.Precision:
+    """The configured precision, and fp32 in the place of bf16 that a device would emulate.
+
+    bf16 is a choice of speed, of which nothing is then left; the record says that its device is without it.
+    """
+    return config.precision if engine.has_bf16(device) else "fp32"
 
 
 def validate(
