@@ -101,7 +101,7 @@ def test_figures_leave_out_unlikely_classes_and_draw_the_boundary_where_there_is
 def test_every_network_is_attacked_in_turn_and_all_answer_what_a_picture_file_holds():
     images = Images.of(torch.full((1, 3, 4, 4), 128, dtype=torch.uint8), BRIGHT)
     models = {"up": Bright(3.0), "down": Bright(-3.0)}
-    shown = single_image.shown_to_all(models, images, attack(0.1))
+    shown = single_image.shown_to_all(models, images, {("fgsm", 0.1): attack(0.1)})["fgsm", 0.1]
     for name, moved in (("up", -26), ("down", 26)):  # 25.5, rounded to whole levels
         pixels = shown[name].pixels
         assert abs(pixels[0].flatten()[0].item() - (128 + moved)) <= 1

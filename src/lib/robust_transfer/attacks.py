@@ -120,7 +120,7 @@ class PGD(Config):
         adversarial = images
         if self.random_start:
             adversarial = self.threat_model.start(images, generator)
-        for _ in range(self.steps):
+        for _ in range(self.steps if self.threat_model.epsilon else 0):
             gradient = input_gradient(model, adversarial, labels)
             adversarial = adversarial + self.step_size * gradient.sign()
             adversarial = self.threat_model.project(adversarial, images)

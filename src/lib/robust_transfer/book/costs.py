@@ -23,6 +23,7 @@ SIDE = 32
 """Pixels of the edge of CIFAR's images, of which nearly all records are."""
 
 
+@cache
 def seconds(config: TrainingConfig, how: MeasurementConfig | None, device: Device) -> float:
     """What a measurement of a network takes, or its training, by the median of its like.
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from jupyter_client.manager import AsyncKernelManager
 
 from robust_transfer import paths
 from robust_transfer.book import pages
+from robust_transfer.book.kernels import start_forking
 from robust_transfer.book.notebook import INJECTED, assemble
 from robust_transfer.config import Config, read
 from robust_transfer.davchev2019 import experiment, figures, runs, tables
@@ -77,13 +79,14 @@ def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
             for name in TRAINING if missing else ():
                 execute(name, shown.pop(name))
             of_records = (pages.write, protocol, runner.store, study, study_runner.store)
-            side_by_side([of_records, *((execute, *one) for one in shown.items())])
+            os.environ["OMP_NUM_THREADS"] = "1"  # of the kernels to come, which share the cores
+            kernels = start_forking()
+            side_by_side([of_records, *((execute, *one, kernels) for one in shown.items())])
         return build()
 
 
 def side_by_side(jobs: list[tuple]) -> None:
     """Do jobs, each a function and its arguments, one to a core; the first error ends them all."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the kernels to come, which share the cores
     with ThreadPoolExecutor(engine.cores()) as pool:
         try:
             for done in [pool.submit(*job) for job in jobs]:
@@ -92,8 +95,12 @@ def side_by_side(jobs: list[tuple]) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def execute(name: str, parameters: dict[str, object]) -> None:
-    """Execute one notebook into ``book/_executed``."""
+def execute(
+    name: str,
+    parameters: dict[str, object],
+    kernels: type[AsyncKernelManager] = AsyncKernelManager,
+) -> None:
+    """Execute one notebook into ``book/_executed``, in a kernel that is started by ``kernels``."""
     print(f"executing notebooks/{name}.ipynb", flush=True)
     executed = paths.EXECUTED / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +109,7 @@ def execute(name: str, parameters: dict[str, object]) -> None:
         executed,
         parameters,
         kernel_name="python3",
+        kernel_manager_class=kernels,
         progress_bar=False,
         stdout_file=sys.stdout,
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it would warn of TCP in every kernel
@@ -168,7 +176,7 @@ def build() -> Path:
             },
             warningiserror=True,
             keep_going=True,
-            jobs=engine.cores(),  # for which its command has no option
+            jobs=2 * engine.cores(),  # more parts, as they are not equally long
         )
     if failed:
         log = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue())

@@ -1,9 +1,11 @@
 """What an attack does to an image and to a network's judgement of it, in numbers that can be drawn.
 
-Everything looks at networks in eval mode and leaves them as they were.
+Everything looks at networks in eval mode and leaves them as they were. It all asks for gradients,
+which a ``training.engine.folded`` network gives sooner.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from robust_transfer.attacks import PGD, Attack, in_mode, input_gradient
 from robust_transfer.data.images import Images, to_float
-from robust_transfer.training.engine import folded
+from robust_transfer.evaluation.budgets import Condition
 
 
 def answers(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,8 +47,7 @@ def beliefs(
         A row per strength, a column per class; each row sums to 1.
     """
     with in_mode(model, "eval"):
-        target = folded(model)
-        seen = torch.cat([attack(target, image, label) for attack in attacks.values()])
+        seen = torch.cat([attack(model, image, label) for attack in attacks.values()])
         with torch.no_grad():
             probabilities = model(seen).softmax(1)
     return pd.DataFrame(probabilities.cpu().numpy(), index=pd.Index(attacks))
@@ -65,7 +66,9 @@ class Shown:
     answers: dict[str, tuple[Tensor, Tensor]]
 
 
-def shown_to_all(models: dict[str, nn.Module], images: Images, attack: Attack) -> dict[str, Shown]:
+def shown_to_all(
+    models: dict[str, nn.Module], images: Images, attacks: dict[Condition, Attack]
+) -> dict[Condition, dict[str, Shown]]:
     """Attack each network, and show what came of it to all of them.
 
     Attacked images are rounded to 8 bits first: networks answer what a reader can be shown.
@@ -73,17 +76,17 @@ def shown_to_all(models: dict[str, nn.Module], images: Images, attack: Attack) -
     Args:
         models: map images to logits, by name.
         images: what is attacked, on the networks' device.
-        attack: white-box, in turn against each network.
+        attacks: white-box, each in turn against each network.
 
     Returns:
-        By the name of the attacked network.
+        By attack, and in it by the name of the attacked network.
     """
-    found, (clean, labels) = {}, next(images.batches(len(images)))
-    for attacked, model in models.items():
-        with in_mode(model, "eval"):
-            pixels = (255 * attack(folded(model), clean, labels)).round().byte()
-        told = {name: answers(other, to_float(pixels)) for name, other in models.items()}
-        found[attacked] = Shown(pixels, told)
+    clean, labels = next(images.batches(len(images)))
+    found = {condition: {} for condition in attacks}
+    for (condition, attack), (attacked, target) in product(attacks.items(), models.items()):
+        pixels = (255 * attack(target, clean, labels)).round().byte()
+        told = {name: answers(model, to_float(pixels)) for name, model in models.items()}
+        found[condition][attacked] = Shown(pixels, told)
     return found
 
 
@@ -106,7 +109,7 @@ class Surface:
 
 
 def loss_surface(
-    model: nn.Module, image: Tensor, label: Tensor, across: Tensor, reach: float, points: int = 25
+    model: nn.Module, image: Tensor, label: Tensor, across: Tensor, reach: float, points: int = 19
 ) -> Surface:
     """Loss around an image: one direction is the sign of the gradient, the other is given.
 
@@ -122,11 +125,10 @@ def loss_surface(
     """
     offsets = torch.linspace(-reach, reach, points, device=image.device)
     with in_mode(model, "eval"):
-        target = folded(model)
-        along = input_gradient(target, image, label).sign()
+        along = input_gradient(model, image, label).sign()
         shifted = image + offsets.view(-1, 1, 1, 1) * along  # (points, 3, H, W)
         with torch.no_grad():
-            rows = [target(shifted + offset * across) for offset in offsets]
+            rows = [model(shifted + offset * across) for offset in offsets]
     logits = torch.stack(rows).cpu()  # (points, points, classes)
     truth = label.cpu().expand(points, points)
     loss = F.cross_entropy(logits.movedim(2, 1), truth, reduction="none")

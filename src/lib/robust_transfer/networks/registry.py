@@ -13,7 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 from robust_transfer.config import one_of
 from robust_transfer.networks import backbones
 from robust_transfer.networks.cifar import DenseNet, ResNet
-from robust_transfer.networks.transfer import batch_norms
+from robust_transfer.networks.transfer import batch_norms, retrained
 
 torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, on a GPU too
 
@@ -162,11 +162,20 @@ def _wrong_weights(model: nn.Module) -> str:
     return f"{lazy[0]} has no shape yet; allowed are weights with shapes" if lazy else ""
 
 
-def check_parts(name: str) -> None:
-    """Raise ValueError unless the head alone depends on the number of classes."""
+def check_parts(name: str, strategy: str) -> None:
+    """Raise ValueError unless a strategy knows what of a network it retrains.
+
+    It must have the parts that are named, and its head alone may depend on the number of classes.
+    """
+    _check_strategy(NETWORKS[name], strategy)
     if others := _depending(NETWORKS[name]):
         said = f"{others[0]} depends on the number of classes"
         raise ValueError(f"network = {name!r}: {said}; allowed is that in the head alone")
+
+
+@lru_cache  # a study asks this thousands of times
+def _check_strategy(network: Callable[[int], nn.Module], strategy: str) -> None:
+    retrained(strategy, _outline(network))
 
 
 @lru_cache

@@ -50,11 +50,10 @@ def slider(
     """Make the figure.
 
     Args:
-        shown: by attack and ε what ``single_image.shown_to_all`` returns; every attack at the same
-            ε, in order, from 0 on.
+        shown: what ``single_image.shown_to_all`` returns; every attack at the same ε, in order.
         images: the clean ones.
         classes: their names.
-        budgets: answers of the same networks, each attacked itself.
+        budgets: answers of the same networks, each attacked itself, at these ε at least.
         alt_text: what the figure shows.
     """
     attacks = list(dict.fromkeys(attack for attack, _ in shown))
@@ -81,7 +80,7 @@ def slider(
         ],
         "count": len(budgets[networks[0]].labels),
     }
-    strip = {epsilon: shown[attacks[-1], epsilon] for epsilon in epsilons[::2]}
+    strip = {epsilon: shown[attacks[-1], epsilon] for epsilon in epsilons}
     return Slider(content, _twin(strip, networks, classes), alt_text)
 
 
@@ -91,14 +90,9 @@ def packed(array: np.ndarray) -> str:
 
 
 def accuracy(budgets: Budgets, attack: str, epsilon: float) -> str:
-    """An accuracy in percent; at an ε that was not measured, those at its neighbours.
-
-    A question mark says that the attacks on the network are doubted.
-    """
-    measured = [0.0, *(e for name, e in budgets.outputs if name == attack)]
-    around = max(e for e in measured if e <= epsilon), min(e for e in measured if e >= epsilon)
-    found = sorted(budgets.accuracy(attack, e) if e else budgets.accuracy() for e in around)
-    return " to ".join(dict.fromkeys(map(percent, found))) + (" ?" if budgets.doubts else "")
+    """An accuracy in percent; a question mark says that the attacks on the network are doubted."""
+    found = budgets.accuracy(attack, epsilon) if epsilon else budgets.accuracy()
+    return percent(found) + (" ?" if budgets.doubts else "")
 
 
 def _answers(shown: Shown, networks: Sequence[str]) -> list[list[list[int]]]:

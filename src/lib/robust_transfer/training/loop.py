@@ -27,7 +27,6 @@ from robust_transfer.networks.registry import (
     build,
     check_answers,
     check_parts,
-    outline,
     own_fingerprint,
 )
 from robust_transfer.networks.states import state_of
@@ -127,8 +126,7 @@ class TrainingConfig(Config):
         if self.source is not None and self.source.network != self.network:
             raise ValueError(f"network = {self.network!r}: the source is {self.source.network}")
         if self.strategy is not None:
-            transfer.retrained(self.strategy, outline(self.network))
-            check_parts(self.network)
+            check_parts(self.network, self.strategy)
         check_answers(self.network, self.image_size or DATASETS[self.dataset].side)
         if self.pretrained:
             one_of("pretrained network", self.network, PRETRAINED)
@@ -364,7 +362,8 @@ def precision(config: TrainingConfig, device: torch.device) -> torch.autocast:
 def arithmetic(config: TrainingConfig, device: torch.device) -> engine.Precision:
     """The configured precision, and fp32 in the place of bf16 that a device would emulate.
 
-    bf16 is a choice of speed, of which nothing is then left; the record says that its device is without it.
+    bf16 is a choice of speed, of which nothing is then left. The record says what its device is
+    without.
     """
     return config.precision if engine.has_bf16(device) else "fp32"
 

@@ -1,0 +1,82 @@
+"""Kernels forked from a process that has imported the library: that takes seconds, every time."""
+
+import gc
+import os
+import sys
+import threading
+from multiprocessing import forkserver, get_context, parent_process
+from multiprocessing.process import BaseProcess
+
+from ipykernel.kernelapp import IPKernelApp
+from jupyter_client.manager import AsyncKernelManager
+
+PRELOADED = [__name__, "robust_transfer.book.pipeline", "altair", "myst_nb"]
+"""What a kernel has imported when it starts, and with the pipeline nearly all of the library."""
+INLINE = "module://matplotlib_inline.backend_inline"
+"""Where figures go in a notebook: what Matplotlib asks for when it is imported."""
+
+
+def start_forking() -> type[AsyncKernelManager]:
+    """Start the process that kernels are forked from; what is in the environment now is theirs.
+
+    Returns:
+        What starts kernels, for nbclient; where the system does not fork, as Jupyter would.
+    """
+    if sys.platform != "linux":  # elsewhere systems cannot fork, or not with what kernels load
+        return AsyncKernelManager
+    forkserver.set_forkserver_preload(PRELOADED)
+    own = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = INLINE
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["MPLBACKEND"]
+        if own is not None:
+            os.environ["MPLBACKEND"] = own
+    return Forking
+
+
+class Forking(AsyncKernelManager):
+    """Starts kernels as forks."""
+
+    async def _async_launch_kernel(self, kernel_cmd: list[str], **kw: object) -> None:
+        """Start a kernel with the options of its command, from ``-f`` on."""
+        options = kernel_cmd[kernel_cmd.index("-f") :]
+        process = get_context("forkserver").Process(target=_run, args=(options, os.getcwd()))
+        process.start()
+        self.provisioner.process = _Started(process)
+        self._reconcile_connection_info(self.provisioner.connection_info)
+
+
+def _run(options: list[str], folder: str) -> None:
+    """Be a kernel, until it is told to end or the pipeline has ended."""
+    gc.freeze()  # what is imported stays: nothing to look through, again and again
+    os.setsid()  # a terminal's interrupt is the pipeline's, which tells its kernels
+    os.chdir(folder)
+    threading.Thread(target=_end_with, args=[parent_process()], daemon=True).start()
+    IPKernelApp.launch_instance(options, parent_handle=os.getppid())
+
+
+def _end_with(process: BaseProcess) -> None:
+    process.join()
+    os._exit(1)
+
+
+class _Started:
+    """A process as the ``subprocess.Popen`` that Jupyter expects."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, process: BaseProcess) -> None:
+        self.process = process
+        self.terminate, self.kill = process.terminate, process.kill
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self) -> int:
+        self.process.join()
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
