@@ -134,6 +134,14 @@ def test_the_paper_profile_is_the_default_but_for_more_seeds_and_departs_from_no
     assert tables.departures(profile).empty
 
 
+def test_sources_alone_are_trained_longer_with_decays_in_proportion():
+    profile = Profile(epochs=8, decay_epochs=(5, 7), source_factor=3)
+    for network in grid(profile):
+        if network.role != "transfer":
+            trained = network.config.epochs, network.config.decay_epochs
+            assert trained == ((24, (15, 21)) if network.role == "source" else (8, (5, 7)))
+
+
 @pytest.mark.parametrize("path", PROFILES, ids=[path.stem for path in PROFILES])
 def test_every_profile_makes_a_whole_grid(path):
     profile = read_profile(path)

@@ -70,6 +70,7 @@ class Profile(Config):
         network, surrogate: keys of ``networks.registry.NETWORKS``; on the surrogate black-box
             examples are made.
         epochs, decay_epochs: from scratch.
+        source_factor: how many times as long sources are trained, with decays as much later.
         transfer_epochs, transfer_decay_epochs: from a source.
         surrogate_batch_size: images a step of the surrogate's training.
         weight_decay: of natural training from scratch, and of all transfers.
@@ -95,6 +96,7 @@ class Profile(Config):
     epochs: int = Field(200, ge=1, le=MOST)
     schedule: Literal["step", "one_cycle"] = "step"
     decay_epochs: tuple[Annotated[int, Field(ge=0)], ...] = (101, 151)
+    source_factor: int = Field(1, ge=1, le=MOST)
     transfer_epochs: int = Field(50, ge=1, le=MOST)
     transfer_decay_epochs: tuple[Annotated[int, Field(ge=0)], ...] = (21, 41)
     batch_size: int = Field(128, ge=2, le=MOST)
@@ -305,6 +307,10 @@ def _scratch(profile: Profile, defence: str, source: bool) -> Network:
     fields = {"dataset": dataset, "frozen_batch_norm": "adapt"}  # nothing is frozen
     if defence != "nat":
         fields["weight_decay"] = profile.adversarial_weight_decay
+    if source:
+        times = profile.source_factor
+        fields["epochs"] = times * profile.epochs
+        fields["decay_epochs"] = tuple(times * epoch for epoch in profile.decay_epochs)
     config = _training(profile, name, defence, **fields)
     return Network(name, "source" if source else "baseline", None, defence, None, config)
 

@@ -196,10 +196,13 @@ def data_line(profile: Profile, runs: list[Run]) -> str:
     if profile.further_seeds:
         further = ", ".join(map(str, profile.further_seeds))
         seeds += f", the rows behind the headline also {further}"
+    times = profile.source_factor
+    of_sources = f" ({times * profile.epochs} of sources)" if times > 1 else ""
     return (
         f"Profile {profile.profile}: {profile.network}, {profile.source_dataset} to "
         f"{profile.target_dataset} with {profile.train_size:,} training images each, "
-        f"{profile.epochs} epochs from scratch and {profile.transfer_epochs} after a transfer, "
+        f"{profile.epochs} epochs from scratch{of_sources} and {profile.transfer_epochs} after a "
+        "transfer, "
         f"{' and '.join(f'{n:,}' for n in sorted(sizes))} test images, {seeds}; "
         f"{network_minutes(records, digits=1)}, torch {', '.join(sorted(versions))}."
     )
