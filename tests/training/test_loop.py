@@ -15,7 +15,8 @@ from robust_transfer.data.images import training_batches
 from robust_transfer.davchev2019.experiment import Profile, grid
 from robust_transfer.networks.cifar import ResNet
 from robust_transfer.networks.registry import build
-from robust_transfer.training import engine
+from robust_transfer.records import provenance
+from robust_transfer.training import engine, loop
 from robust_transfer.training.checkpoints import history
 from robust_transfer.training.loop import (
     RISE,
@@ -311,6 +312,13 @@ def test_training_learns(tiny, tmp_path):
     assert max(row["natural"] for row in history) > 0.3
 
 
+@pytest.fixture
+def as_configured(monkeypatch):
+    """Training in bf16 on a processor, too, that has to emulate it."""
+    monkeypatch.setattr(loop, "arithmetic", lambda config, device: config.precision)
+
+
+@pytest.mark.usefixtures("as_configured")
 @pytest.mark.parametrize("attack", [None, PGD2], ids=["natural", "adversarial"])
 def test_bf16_trains_in_half_the_bits_and_lands_near_fp32(tiny, tmp_path, attack):
     full = tiny(attack=attack, learning_rate=0.02)
@@ -322,6 +330,19 @@ def test_bf16_trains_in_half_the_bits_and_lands_near_fp32(tiny, tmp_path, attack
         assert row["loss"] == pytest.approx(twin["loss"], rel=0.03)
     for name in best:
         torch.testing.assert_close(near[name], best[name], rtol=0.1, atol=0.05, msg=name)
+
+
+def test_a_processor_without_bf16_trains_in_fp32_and_the_record_says_so(
+    tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(engine, "has_bf16", lambda device: False)
+    monkeypatch.setattr(provenance, "has_bf16", lambda device: False)
+    full = tiny(attack=PGD2, epochs=1)
+    half = full.model_copy(update={"precision": "bf16"})
+    (best, _), (same, _) = run(full, tmp_path / "a"), run(half, tmp_path / "b")
+    assert all(torch.equal(best[name], same[name]) for name in best)
+    device = provenance.provenance(torch.device("cpu"))["device"]
+    assert device.startswith("CPU") and device.endswith(", without bf16")
 
 
 class Convolutions(TorchDispatchMode):
@@ -337,6 +358,7 @@ class Convolutions(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.usefixtures("as_configured")
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
 )
@@ -347,6 +369,7 @@ def test_convolutions_run_in_the_configured_precision(tiny, model, batch, precis
     assert {kind for kinds in convolutions.seen for kind in kinds} == {dtype}
 
 
+@pytest.mark.usefixtures("as_configured")
 @pytest.mark.slow  # thousands of steps; that single ones agree is tested in test_engine
 def test_accuracies_do_not_depend_on_the_way_an_attack_is_computed(tiny, tmp_path, monkeypatch):
     # Seeds 0, 1 and 2 end with 98.8, 97.4 and 97.0 % natural accuracy (deviation 0.9 points) and
