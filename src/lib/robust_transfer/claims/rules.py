@@ -202,11 +202,15 @@ class Order:
         return f"{sum(self._in_order(gap) for _, gap in gaps)} of {len(gaps)}" if gaps else ""
 
     def _judge(self, reproduction: Reproduction, ours: Gaps) -> dict[str, object]:
-        """The fields of a finding that say how it went; names the exceptions if they are few."""
-        broken = [pair for pair, gap in ours if not self._in_order(gap)]
+        """The fields of a finding that say how it went; names the exceptions if they are few.
+
+        With their gaps, for an image or two can break an order.
+        """
+        broken = [(pair, gap) for pair, gap in ours if not self._in_order(gap)]
         text = self._count(ours)
         if 0 < len(broken) <= 3 and len(self.pairs) > len(broken):
-            text += "; not: " + "; ".join(self._relation(reproduction, pair) for pair in broken)
+            said = [f"{self._relation(reproduction, p)} ({signed(gap, 2)})" for p, gap in broken]
+            text += "; not: " + "; ".join(said)
         return {"outcome": combine(holds(self._in_order(gap)) for _, gap in ours), "ours": text}
 
 
