@@ -133,6 +133,7 @@ def test_what_was_never_measured_on_such_a_device_is_not_guessed(monkeypatch):
     profile = of("smoke")[0]
     network = experiment.grid(profile)[0].config
     monkeypatch.setattr(costs, "_recorded", lambda: defaultdict(dict))
+    costs.seconds.cache_clear()
     with pytest.raises(ValueError, match=r"^device = 'cuda': no record in .*; allowed is one on"):
         costs.seconds(network, None, "cuda")
 
