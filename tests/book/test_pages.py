@@ -105,17 +105,15 @@ def test_the_cover_colours_the_layers_that_are_retrained_and_says_what_is_left(t
     assert all(share in row for share, row in zip(left, rows, strict=True))
 
 
-def test_the_demonstration_is_shown_seed_by_seed_near_its_records(tmp_path):
+def test_the_demonstration_has_its_sign_at_every_seed_and_is_of_the_published_records(tmp_path):
     shown = pages.demonstration()
     store = Store(tmp_path, paths.PUBLISHED / "smoke")
     of = {run.network.id: run for run in runs.find(experiment.grid(SMOKE), store, SMOKE)}
     for name in experiment.HEADLINE[::4]:
-        accuracy = of[name].evaluation.accuracy("wb_pgd")
-        near = pytest.approx(100 * accuracy, abs=2)  # another processor rounds otherwise
-        assert shown.loc[SMOKE.seed, of[name].label] == near
+        accuracy = 100 * of[name].evaluation.accuracy("wb_pgd")
+        assert shown.loc[SMOKE.seed, of[name].label] == pytest.approx(accuracy)
     gaps = shown[f"{of['pgd-pgd-all'].label} − {of['pgd'].label}"]
-    assert len(gaps) == 6 and gaps[SMOKE.seed] == "+14.2"
-    assert sum(gap.startswith("+") for gap in gaps) == 5
+    assert len(gaps) == 6 and all(gap.startswith("+") for gap in gaps)
 
 
 def card(profile, store, network: str) -> str:

@@ -13,7 +13,7 @@ from jupyter_client.manager import AsyncKernelManager
 PRELOADED = [__name__, "robust_transfer.book.pipeline", "altair", "myst_nb"]
 """What a kernel has imported when it starts, and with the pipeline nearly all of the library."""
 INLINE = "module://matplotlib_inline.backend_inline"
-"""Where figures go in a notebook: what Matplotlib asks for when it is imported."""
+"""Where figures go in a notebook; Matplotlib asks when it is imported."""
 
 
 def start_forking() -> type[AsyncKernelManager]:
