@@ -7,13 +7,12 @@ import threading
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.process import BaseProcess
 
+import matplotlib
 from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.manager import AsyncKernelManager
 
 PRELOADED = [__name__, "robust_transfer.book.pipeline", "altair", "myst_nb"]
 """What a kernel has imported when it starts, and with the pipeline nearly all of the library."""
-INLINE = "module://matplotlib_inline.backend_inline"
-"""Where figures go in a notebook; Matplotlib asks when it is imported."""
 
 
 def start_forking() -> type[AsyncKernelManager]:
@@ -25,14 +24,7 @@ def start_forking() -> type[AsyncKernelManager]:
     if sys.platform != "linux":  # elsewhere systems cannot fork, or not with what kernels load
         return AsyncKernelManager
     forkserver.set_forkserver_preload(PRELOADED)
-    own = os.environ.get("MPLBACKEND")
-    os.environ["MPLBACKEND"] = INLINE
-    try:
-        forkserver.ensure_running()
-    finally:
-        del os.environ["MPLBACKEND"]
-        if own is not None:
-            os.environ["MPLBACKEND"] = own
+    forkserver.ensure_running()
     return Forking
 
 
@@ -53,6 +45,8 @@ def _run(options: list[str], folder: str) -> None:
     gc.freeze()  # what is imported stays: nothing to look through, again and again
     os.setsid()  # a terminal's interrupt is the pipeline's, which tells its kernels
     os.chdir(folder)
+    # what Jupyter tells a Matplotlib that is not imported yet: figures go into the notebook
+    matplotlib.rcParams["backend"] = "module://matplotlib_inline.backend_inline"
     threading.Thread(target=_end_with, args=[parent_process()], daemon=True).start()
     IPKernelApp.launch_instance(options, parent_handle=os.getppid())
 
