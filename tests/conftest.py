@@ -29,7 +29,7 @@ from robust_transfer.files import sha256, write_atomically, write_sealed
 from robust_transfer.myakala2022.experiment import Study, read_study
 from robust_transfer.networks.registry import build
 from robust_transfer.records.store import RECORD, WEIGHTS, Store
-from robust_transfer.training import sharing
+from robust_transfer.training import loop, sharing
 from robust_transfer.training.loop import TrainingConfig
 
 CPU = torch.device("cpu")
@@ -42,6 +42,12 @@ TINY = {
     "decay_epochs": (),
     "batch_size": 32,
 }
+
+
+@pytest.fixture
+def as_configured(monkeypatch):
+    """Training in bf16 on a processor, too, that has to emulate it."""
+    monkeypatch.setattr(loop, "arithmetic", lambda config, device: config.precision)
 
 
 @pytest.fixture(autouse=True, scope="session")

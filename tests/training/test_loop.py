@@ -16,7 +16,7 @@ from robust_transfer.davchev2019.experiment import Profile, grid
 from robust_transfer.networks.cifar import ResNet
 from robust_transfer.networks.registry import build
 from robust_transfer.records import provenance
-from robust_transfer.training import engine, loop
+from robust_transfer.training import engine
 from robust_transfer.training.checkpoints import history
 from robust_transfer.training.loop import (
     RISE,
@@ -310,12 +310,6 @@ def test_training_learns(tiny, tmp_path):
     history = run(config, tmp_path / "checkpoint")[1].history
     assert history[-1]["loss"] < 0.75 * history[0]["loss"]
     assert max(row["natural"] for row in history) > 0.3
-
-
-@pytest.fixture
-def as_configured(monkeypatch):
-    """Training in bf16 on a processor, too, that has to emulate it."""
-    monkeypatch.setattr(loop, "arithmetic", lambda config, device: config.precision)
 
 
 @pytest.mark.usefixtures("as_configured")

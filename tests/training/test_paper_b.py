@@ -269,6 +269,7 @@ def test_a_killed_training_on_kept_features_ends_where_an_uninterrupted_one_does
     assert without_seconds(progress.history) == without_seconds(expected.history)
 
 
+@pytest.mark.usefixtures("as_configured")
 def test_kept_features_are_those_of_every_batch_of_any_size(
     heads, source_state, labelled, monkeypatch
 ):
