@@ -304,7 +304,7 @@ def test_a_kill_between_a_record_and_its_mark_leaves_nothing_out(reduced, tmp_pa
     kill(running.pid)
     running.communicate()
     output = snakemake(copy, "results", reduced, "--dry-run").communicate()[0]
-    assert " jobs, 1 of them not done yet" in output
+    assert "7 jobs, 1 of them not done yet" in output
     assert re.findall(r"^(?:local)?rule (\w+):", output, re.MULTILINE) == ["book", "all"]
 
 
@@ -318,7 +318,7 @@ def test_a_notebook_that_fails_is_left_with_its_traceback(reduced, tmp_path):
     nbformat.write(notebook, first)
     running = snakemake(copy, "results", reduced)
     output = running.communicate()[0]
-    assert running.returncode == 1 and " jobs, 1 of them not done yet" in output
+    assert running.returncode == 1 and "7 jobs, 1 of them not done yet" in output
     assert "RuntimeError: on purpose" in (copy / "results/workflow/reduced/book.log").read_text()
     executed = nbformat.read(copy / "book" / "_executed" / first.name, 4)
     assert executed.cells[-1].outputs[0].evalue == "on purpose"

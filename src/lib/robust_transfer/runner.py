@@ -213,7 +213,7 @@ class Runner(Config):
         """
         if not (missing := self.missing(configs, weights)):
             return
-        _context()  # workers come from a process that imports the library while this one decodes
+        worker_context()  # that process imports the library while this one decodes
         device, batch_seconds, seconds = self.torch_device, {}, 0
         for config in missing:
             self._known_to_workers(config)
@@ -315,7 +315,7 @@ class Crew:
         self.pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.workers, _context(), _begin_worker, (self.threads,))
+        return ProcessPoolExecutor(self.workers, worker_context(), begin_worker, (self.threads,))
 
     def begin(self) -> None:
         """Give work to idle workers; what started from a failed network fails with it."""
@@ -398,15 +398,18 @@ def count_batches(config: TrainingConfig, images: int, validation: int) -> float
     return config.epochs * per_epoch / config.batch_size
 
 
-def _context() -> BaseContext:
+def worker_context(*preloaded: str) -> BaseContext:
     """How workers start: from a process that has imported the library, where the system can fork.
 
     Imports take seconds, and a notebook calls a runner several times.
+
+    Args:
+        preloaded: modules that this process imports, too, if it is not there yet.
     """
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, *preloaded])
     ensure_running()
     return context
 
@@ -437,7 +440,7 @@ def _attempt(job: Callable[[], object]) -> None:
         os._exit(1)
 
 
-def _begin_worker(threads: int) -> None:
+def begin_worker(threads: int) -> None:
     """Compute with so many threads, and end when the parent does, even if it was killed."""
     engine.keep_memory()
     torch.set_num_threads(threads)

@@ -3,28 +3,28 @@
 import gc
 import os
 import sys
-import threading
-from multiprocessing import forkserver, get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 
 import matplotlib
 from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.manager import AsyncKernelManager
 
-PRELOADED = [__name__, "robust_transfer.book.pipeline", "altair", "myst_nb"]
+from robust_transfer.runner import begin_worker, worker_context
+
+PRELOADED = (__name__, "robust_transfer.book.pipeline", "altair", "myst_nb")
 """What a kernel has imported when it starts, and with the pipeline nearly all of the library."""
 
 
 def start_forking() -> type[AsyncKernelManager]:
-    """Start the process that kernels are forked from; what is in the environment now is theirs.
+    """Start the process that kernels are forked from, if there is none for workers yet.
 
     Returns:
         What starts kernels, for nbclient; where the system does not fork, as Jupyter would.
     """
     if sys.platform != "linux":  # elsewhere systems cannot fork, or not with what kernels load
         return AsyncKernelManager
-    forkserver.set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()
+    worker_context(*PRELOADED)
     return Forking
 
 
@@ -47,13 +47,8 @@ def _run(options: list[str], folder: str) -> None:
     os.chdir(folder)
     # what Jupyter tells a Matplotlib that is not imported yet: figures go into the notebook
     matplotlib.rcParams["backend"] = "module://matplotlib_inline.backend_inline"
-    threading.Thread(target=_end_with, args=[parent_process()], daemon=True).start()
+    begin_worker(threads=1)  # kernels share the cores
     IPKernelApp.launch_instance(options, parent_handle=os.getppid())
-
-
-def _end_with(process: BaseProcess) -> None:
-    process.join()
-    os._exit(1)
 
 
 class _Started:

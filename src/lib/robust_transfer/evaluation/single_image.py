@@ -1,7 +1,7 @@
 """What an attack does to an image and to a network's judgement of it, in numbers that can be drawn.
 
-Everything looks at networks in eval mode and leaves them as they were. It all asks for gradients,
-which a ``training.engine.folded`` network gives sooner.
+Everything looks at networks in eval mode and leaves them as they were. Most of it asks for
+gradients, which a ``training.engine.folded`` network gives sooner.
 """
 
 from dataclasses import dataclass
