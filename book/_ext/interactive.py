@@ -4,6 +4,7 @@ Those of others come from Python packages and are written when the book is built
 holds none of them and no page fetches anything.
 """
 
+from concurrent.futures import ProcessPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
@@ -29,13 +30,17 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def write_scripts(app: Sphinx) -> None:
-    """Write Vega and Brython into the built book's static folder."""
+    """Write Brython into the built book's static folder, and Vega once it is bundled."""
     static = Path(app.outdir) / "_static"
     static.mkdir(parents=True, exist_ok=True)
-    # in a function of its own: its many short names would become the page's
-    (static / "vega.js").write_text(
-        f"(function () {{{vl_convert.javascript_bundle()}\n}})();\n", encoding="utf-8"
-    )
+    bundle = ProcessPoolExecutor(1).submit(vl_convert.javascript_bundle)  # takes seconds
+
+    def write_vega(app: Sphinx, error: Exception | None) -> None:
+        # in a function of its own: its many short names would become the page's
+        vega = f"(function () {{{bundle.result()}\n}})();\n"
+        (static / "vega.js").write_text(vega, encoding="utf-8")
+
+    app.connect("build-finished", write_vega)
     for name in ("brython.js", "brython_stdlib.js"):
         (static / name).write_bytes((files("brython") / "data" / name).read_bytes())
 

@@ -30,7 +30,8 @@ def attack(epsilon: float) -> PGD:
 
 
 def test_beliefs_are_the_probabilities_of_the_attacked_image():
-    table = single_image.beliefs(Bright(3.0), IMAGE, BRIGHT, {e: attack(e) for e in (0.0, 0.25)})
+    seen = {e: attack(e)(Bright(3.0), IMAGE, BRIGHT) for e in (0.0, 0.25)}
+    table = single_image.beliefs(Bright(3.0), seen)
     assert table.index.tolist() == [0.0, 0.25]
     expected = torch.sigmoid(3.0 * torch.tensor([1.0, 0.5]))  # both pixels go down by epsilon
     assert table[1].tolist() == pytest.approx(expected.tolist())
@@ -63,7 +64,7 @@ def test_networks_are_seen_in_eval_mode_and_left_as_they_were(model, batch):
     alone = single_image.gradients(model, *one)
     assert torch.allclose(alone, single_image.gradients(model, images, labels)[:1], atol=1e-6)
     single_image.loss_surface(model, *one, single_image.random_signs(one[0], 0), 0.1, points=3)
-    single_image.beliefs(model, *one, {0.1: attack(0.1)})
+    single_image.beliefs(model, {0: one[0]})
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -86,7 +87,7 @@ def test_alignment_is_1_for_the_image_and_small_for_noise():
 
 
 def test_figures_leave_out_unlikely_classes_and_draw_the_boundary_where_there_is_one():
-    panels = {"R<sub>nat</sub>": single_image.beliefs(Bright(9), IMAGE, BRIGHT, {0: attack(0.1)})}
+    panels = {"R<sub>nat</sub>": single_image.beliefs(Bright(9), {0: IMAGE})}
     figure = figures.beliefs(panels, ["dark", "bright"], 1, "ε")
     assert [line.get_label() for line in figure.axes[0].lines] == ["bright (truth)"]
     across = torch.zeros_like(IMAGE)

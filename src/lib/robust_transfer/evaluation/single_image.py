@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robust_transfer.attacks import PGD, Attack, in_mode, input_gradient
+from robust_transfer.attacks import Attack, in_mode, input_gradient
 from robust_transfer.data.images import Images, to_float
 from robust_transfer.evaluation.budgets import Condition
 
@@ -32,25 +32,19 @@ def answers(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     return label, probability
 
 
-def beliefs(
-    model: nn.Module, image: Tensor, label: Tensor, attacks: dict[float, PGD]
-) -> pd.DataFrame:
+def beliefs(model: nn.Module, seen: dict[float, Tensor]) -> pd.DataFrame:
     """Probabilities that a network gives each class while an attack on one image grows.
 
     Args:
         model: maps images to logits ``(N, classes)``.
-        image: float ``(1, 3, H, W)`` in [0, 1].
-        label: int64 ``(1,)``.
-        attacks: white-box attacks by strength.
+        seen: by the attack's strength, what it made of the image: float ``(1, 3, H, W)`` in [0, 1].
 
     Returns:
         A row per strength, a column per class; each row sums to 1.
     """
-    with in_mode(model, "eval"):
-        seen = torch.cat([attack(model, image, label) for attack in attacks.values()])
-        with torch.no_grad():
-            probabilities = model(seen).softmax(1)
-    return pd.DataFrame(probabilities.cpu().numpy(), index=pd.Index(attacks))
+    with in_mode(model, "eval"), torch.no_grad():
+        probabilities = model(torch.cat([*seen.values()])).softmax(1)
+    return pd.DataFrame(probabilities.cpu().numpy(), index=pd.Index(seen))
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,7 @@ class Surface:
 
 
 def loss_surface(
-    model: nn.Module, image: Tensor, label: Tensor, across: Tensor, reach: float, points: int = 19
+    model: nn.Module, image: Tensor, label: Tensor, across: Tensor, reach: float, points: int = 15
 ) -> Surface:
     """Loss around an image: one direction is the sign of the gradient, the other is given.
 
