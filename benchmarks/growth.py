@@ -12,6 +12,7 @@ from torch import nn
 from benchmarks.clock import row, synchronise, turns
 from benchmarks.contestants import Work, our_attack, our_step
 from benchmarks.settings import PGD7, Bench, Settings
+from robust_transfer import workers
 from robust_transfer.attacks import PGD
 from robust_transfer.data.registry import DATASETS
 from robust_transfer.networks.registry import build
@@ -87,7 +88,7 @@ def run_side_by_side(pool: ProcessPoolExecutor, count: int, name: str, _: int) -
 def _begin(settings: Settings, count: int, keep_memory: bool) -> None:
     global _bench, _works
     if keep_memory:
-        engine.keep_memory()
+        workers.keep_memory()
     torch.set_num_threads(max(1, engine.cores() // count))
     _bench = Bench(settings)
     _works = engine_works(_bench, _bench.network)

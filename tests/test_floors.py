@@ -12,7 +12,7 @@ from robust_transfer import paths
 ROOT = Path(robust_transfer.__file__).parent
 WINGS = ("davchev2019", "myakala2022")
 FLOORS = (
-    ("config", "paths", "files"),
+    ("config", "paths", "files", "workers"),
     ("attacks",),
     ("data",),
     ("networks",),

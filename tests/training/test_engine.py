@@ -249,7 +249,7 @@ def test_processors_without_bf16_instructions_fold_too():
 CLEARED_PAGES = """
 import resource
 import torch
-from robust_transfer.training.engine import keep_memory
+from robust_transfer.workers import keep_memory
 
 keep_memory()
 for round in range(3):

@@ -7,16 +7,13 @@ killed run continues where its networks stand.
 import os
 import shutil
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import active_children, get_all_start_methods, get_context, parent_process
-from multiprocessing.context import BaseContext
-from multiprocessing.forkserver import ensure_running
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +37,7 @@ from robust_transfer.records.provenance import commit
 from robust_transfer.records.store import Record, Store
 from robust_transfer.training import engine, loop
 from robust_transfer.training.loop import TrainingConfig, initial_model
+from robust_transfer.workers import begin_worker, worker_context
 
 commit()  # asked now, of the files imported: they may change before a worker starts
 
@@ -398,22 +396,6 @@ def count_batches(config: TrainingConfig, images: int, validation: int) -> float
     return config.epochs * per_epoch / config.batch_size
 
 
-def worker_context(*preloaded: str) -> BaseContext:
-    """How workers start: from a process that has imported the library, where the system can fork.
-
-    Imports take seconds, and a notebook calls a runner several times.
-
-    Args:
-        preloaded: modules that this process imports, too, if it is not there yet.
-    """
-    if "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__, *preloaded])
-    ensure_running()
-    return context
-
-
 def _measure(
     hows: Sequence[MeasurementConfig],
     store: Store,
@@ -438,15 +420,3 @@ def _attempt(job: Callable[[], object]) -> None:
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
-
-
-def begin_worker(threads: int) -> None:
-    """Compute with so many threads, and end when the parent does, even if it was killed."""
-    engine.keep_memory()
-    torch.set_num_threads(threads)
-
-    def watch() -> None:
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

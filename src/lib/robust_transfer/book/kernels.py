@@ -10,10 +10,7 @@ import matplotlib
 from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.manager import AsyncKernelManager
 
-from robust_transfer.runner import begin_worker, worker_context
-
-PRELOADED = (__name__, "robust_transfer.book.pipeline", "altair", "myst_nb")
-"""What a kernel has imported when it starts, and with the pipeline nearly all of the library."""
+from robust_transfer.workers import BOOK, begin_worker, worker_context
 
 
 def start_forking() -> type[AsyncKernelManager]:
@@ -24,7 +21,7 @@ def start_forking() -> type[AsyncKernelManager]:
     """
     if sys.platform != "linux":  # elsewhere systems cannot fork, or not with what kernels load
         return AsyncKernelManager
-    worker_context(*PRELOADED)
+    worker_context(BOOK)
     return Forking
 
 

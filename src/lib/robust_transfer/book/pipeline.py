@@ -62,6 +62,7 @@ def run(profile: Path, study_file: Path, where: dict[str, object]) -> Path:
     only_shown = {} if study_file.stem == profile.stem else {"published_dir": "book/results"}
     first = {"profile": os.path.relpath(profile, paths.ROOT)} | where
     second = {"study": os.path.relpath(study_file, paths.ROOT)} | where | only_shown
+    gc.freeze()  # what is imported stays: nothing to look through, again and again
     protocol, runner = assemble(experiment.Profile, first)
     study, study_runner = assemble(Study, second)
     networks = experiment.grid(protocol) + experiment.again(protocol)

@@ -37,7 +37,7 @@ def beliefs(model: nn.Module, seen: dict[float, Tensor]) -> pd.DataFrame:
 
     Args:
         model: maps images to logits ``(N, classes)``.
-        seen: by the attack's strength, what it made of the image: float ``(1, 3, H, W)`` in [0, 1].
+        seen: by the attack's strength, the image that came of it, float ``(1, 3, H, W)`` in [0, 1].
 
     Returns:
         A row per strength, a column per class; each row sums to 1.

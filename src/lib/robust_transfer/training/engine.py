@@ -7,10 +7,8 @@ on a CPU and of cuDNN on a GPU. A folded network maps images to logits like the 
 of, so attacks need not know of it.
 """
 
-import ctypes
 import gc
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -69,19 +67,6 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def keep_memory() -> None:
-    """Let this process keep what it frees for the next batch, where its C library is glibc.
-
-    Otherwise glibc hands tens of MiB back layer after layer, and waits for the system to clear
-    every page that it asks for again.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # as <malloc.h> numbers them
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**25)  # the most that it takes
 
 
 def folded(model: nn.Module, precision: Precision = "fp32") -> nn.Module:
