@@ -10,8 +10,8 @@ from multiprocessing.forkserver import ensure_running
 
 LIBRARY = ("robust_transfer.runner",)
 """What workers have imported when they start."""
-BOOK = ("robust_transfer.book.pipeline", "altair", "myst_nb")
-"""What kernels have, too: nearly all of the library, and what shows results."""
+BOOK = ("robust_transfer.book.pipeline", "altair", "myst_nb", "torchvision.models")
+"""What kernels have, nearly all of the library, what shows results and what builds networks."""
 
 
 def worker_context(preloaded: tuple[str, ...] = LIBRARY) -> BaseContext:
