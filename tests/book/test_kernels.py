@@ -1,5 +1,6 @@
 """Forked kernels do what Jupyter's do, and end with whoever started them."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+
+from robust_transfer.book.kernels import Forking
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone")
 
@@ -82,6 +85,14 @@ def alive(pid: int) -> bool:
     with suppress(OSError):
         return stat.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+def test_only_a_kernel_that_goes_on_is_interrupted():
+    kernel = Forking()
+    with pytest.raises(RuntimeError, match="No kernel is running"):  # it would interrupt one
+        asyncio.run(kernel._async_interrupt_kernel())
+    kernel.shutting_down = True
+    asyncio.run(kernel._async_interrupt_kernel())
 
 
 def wait_until(done) -> None:

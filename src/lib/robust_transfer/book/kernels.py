@@ -36,6 +36,11 @@ class Forking(AsyncKernelManager):
         self.provisioner.process = _Started(process)
         self._reconcile_connection_info(self.provisioner.connection_info)
 
+    async def _async_interrupt_kernel(self) -> None:
+        """Interrupt a kernel, but none that is about to end: it would print that it was."""
+        if not self.shutting_down:
+            await super()._async_interrupt_kernel()
+
 
 def _run(options: list[str], folder: str) -> None:
     """Be a kernel, until it is told to end or the pipeline has ended."""
