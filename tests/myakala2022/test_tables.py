@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from made import EPSILONS, measure, study, table
 from matplotlib.figure import Figure
+from scipy import stats
 
 from robust_transfer.claims import verdicts
 from robust_transfer.data.registry import DATASETS
@@ -98,6 +99,19 @@ def test_effects_are_the_gains_that_were_put_in(rows):
         assert (line.low, line.high) == pytest.approx((line.gain, line.gain))  # seeds agree
         assert line.pairs == (12 if line.strategy == experiment.OVERALL else 4)
     assert len(found) == 3 * 4
+
+
+def test_an_effects_interval_pools_what_the_seeds_of_its_pairs_differ(rows):
+    one = (rows["task"] == "cifar10/resnet20") & (rows["strategy"] == "layer_freezing")
+    uneven = rows[one & rows["seed"].isin([0, 1])].copy()
+    first = uneven["augmentation"] & (uneven["seed"] == 0)
+    uneven.loc[first & ~uneven["batch_norm"], "accuracy"] += 0.02  # in two of its four pairs
+    found = tables.effects(uneven, "cifar10/resnet20", "pgd", 0.01).set_index("technique")
+    line = found.loc["augmentation"].iloc[0]
+    assert line["gain"] == pytest.approx(100 * GAIN["augmentation"] + 0.5)
+    # two pairs whose seeds are 2 points apart, variance 2, and two whose are not, of eight gains
+    half = stats.t.ppf(0.975, 4) * (1 / 8) ** 0.5
+    assert line["high"] - line["gain"] == pytest.approx(half) == line["gain"] - line["low"]
 
 
 def test_effects_of_the_printed_tables_are_those_of_layer_freezing(rows):

@@ -10,7 +10,7 @@ from scipy import stats
 from robust_transfer.claims.outcome import ALPHA
 from robust_transfer.data.registry import DATASETS
 from robust_transfer.evaluation.budgets import NATURAL, Condition
-from robust_transfer.evaluation.intervals import signed, with_interval
+from robust_transfer.evaluation.intervals import pooled, signed, with_interval
 from robust_transfer.myakala2022 import printed, repeats
 from robust_transfer.myakala2022.experiment import (
     FINE_TUNINGS,
@@ -128,8 +128,9 @@ def all_cells(cells: Sequence[MeasuredCell], task: str, shown: Sequence[float]) 
 def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.DataFrame:
     """What each technique adds to accuracy, per strategy and over all strategies.
 
-    A technique's effect is the mean over all matched pairs of cells that differ in it alone; it is
-    computed per seed, and its 95 % interval is Student's over seeds.
+    A technique's effect is the mean over all matched pairs of cells that differ in it alone. Its
+    95 % interval is Student's: how far the seeds of a pair lie apart is pooled over the pairs, as
+    in a factorial experiment, for a few seeds of one pair tell it badly.
 
     Args:
         rows: of ``measured.measurements``.
@@ -153,10 +154,10 @@ def effects(rows: pd.DataFrame, task: str, attack: str, epsilon: float) -> pd.Da
         levels = gains.index.get_level_values("strategy")
         for strategy in (*(s for s in FINE_TUNINGS if s in set(levels)), OVERALL):
             part = gains if strategy == OVERALL else gains[levels == strategy]
-            by_seed = part.groupby("seed").mean()
-            half = by_seed.sem() * stats.t.ppf(0.975, len(by_seed) - 1)
-            gain = by_seed.mean()
-            ends = (gain - half, gain + half, len(part) // len(by_seed))
+            pairs = [of.to_numpy() for _, of in part.groupby(["strategy", *others])]
+            spread, gain = pooled(pairs), part.mean()
+            half = stats.t.ppf(0.975, spread.freedom) * (spread.variance / len(part)) ** 0.5
+            ends = (gain - half, gain + half, len(pairs))
             lines.append((words(technique), words(strategy), gain, *ends))
     return pd.DataFrame(lines, columns=["technique", "strategy", "gain", "low", "high", "pairs"])
 
