@@ -51,7 +51,8 @@
     made.attacked = choice(controls, "made against the network", data.networks);
     const label = add(controls, "label", { class: "slider-epsilon" }, "ε ");
     const most = data.epsilons.length - 1;
-    made.epsilon = add(label, "input", { type: "range", min: 0, max: most, step: 1, value: 0 });
+    const middle = Math.ceil(most / 2); // at zero there is nothing to see yet
+    made.epsilon = add(label, "input", { type: "range", min: 0, max: most, step: 1, value: middle });
     made.said = add(label, "span", { "aria-hidden": true });
     const pictures = add(made.place, "div", { class: "slider-pictures" });
     made.pictures = ["image", "perturbation", "attacked image"].map((said) => picture(pictures, said));
@@ -85,7 +86,7 @@
     draw(made.pictures[2], seen, `the image with the perturbation at ε = ${strength}`);
     made.epsilon.setAttribute("aria-valuetext", strength);
     made.said.textContent = strength;
-    made.counted.textContent = `% right of ${data.count} under ${data.attacks[attack]}`;
+    made.counted.textContent = `% right of ${data.count}, under ${data.attacks[attack]} against itself`;
     const told = made.rows.map((row, index) => {
       const [label, sure] = data.answers[attack][attacked][epsilon][image][index];
       const mark = label === data.truth[image] ? "right" : "wrong";

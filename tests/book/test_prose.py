@@ -64,7 +64,11 @@ CONSTANTS = {
     "11_browser": LEVEL
     | {"90 %": "another level", "1.645": "its normal quantile"}
     | {"99 %": "another level", "2.576": "its normal quantile"},
-    "06_study": {"0.01": "the paper's smallest ε"},
+    "06_study": {
+        "0.01": "the paper's smallest ε",
+        "2.55": "the same in 1/255",
+        "0.5": "of 1/255: what 8 bits round away",
+    },
     "07_techniques": LEVEL,
     "08_forensics": {"0.01": "the paper's smallest ε", "2.55": "the same in 1/255"},
     "05_verdicts": LEVEL | {"90 %": "level of the intervals of an equivalence"},

@@ -62,9 +62,11 @@ def test_how_sure_the_headline_is_names_every_other_scale_that_is_published():
 def test_a_headline_is_settled_where_no_interval_includes_zero(monkeypatch):
     profile, store = catalogue.read("overnight")
     own = runs.find(experiment.grid(profile), store, profile)
-    assert answer.settled(answer.scales(own, [], profile)).startswith(
-        "These runs do not settle it: of "
-    )
+    places = answer.scales(own, [], profile)
+    several = answer.settled(places)
+    assert several.startswith(f"Of the {len(places)} intervals of the headline, all lie below")
+    assert "Whether there is a smaller gain they do not settle" in several
+    assert several.endswith("is not in that of overnight.")  # which was trained once
     monkeypatch.setattr(answer, "elsewhere", lambda shown: {})
     alone = answer.settled(answer.scales(own, [], profile))
-    assert alone.startswith("It has the same sign at every scale")
+    assert alone.endswith("They have one sign, and none includes zero.")

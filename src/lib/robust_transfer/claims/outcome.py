@@ -9,6 +9,8 @@ from robust_transfer.claims.quantities import Accuracy
 Verdict = Literal["replicates", "partly", "fails", "cannot be tested here"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 REPLICATES, PARTLY, FAILS, UNTESTED = VERDICTS
+WENT = dict(zip(VERDICTS, ("holds", "holds in part", "fails", UNTESTED), strict=True))
+"""Outcomes of single tests for readers, who know claims by the others."""
 ALPHA = 0.05
 
 
@@ -53,6 +55,13 @@ class Finding:
     def counts(self) -> bool:
         """Whether a verdict may rest on it."""
         return not (self.control or self.former)
+
+    @property
+    def went(self) -> str:
+        """How it went, for readers."""
+        if self.control and self.outcome != UNTESTED:
+            return "none holds" if self.outcome == REPLICATES else "holds, though none may"
+        return WENT[self.outcome]
 
 
 def combine(outcomes: Iterable[Verdict]) -> Verdict:

@@ -125,8 +125,9 @@ def _block(judged: Judgement, links: Names) -> str:
     lines += [f"<br/><em>{name}:</em> {text}" if text else "" for name, text in told.items()]
     lines.append("</p>")
     if judged.findings:
-        table = pd.DataFrame([vars(finding) for finding in judged.findings]).set_index("statement")
-        table = table[["ours", "paper", "outcome"]].rename_axis(None).map(as_html)
+        rows = [(f.statement, f.ours, f.paper, f.went) for f in judged.findings]
+        table = pd.DataFrame(rows, columns=["test", "ours", "paper", "outcome"])
+        table = table.set_index("test").rename_axis(None).map(as_html)
         table.index = table.index.map(as_html)
         lines.append(scrolling(table.to_html(escape=False, border=0)))
     return "\n".join([*lines, "</section>"])

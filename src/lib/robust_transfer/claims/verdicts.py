@@ -82,7 +82,8 @@ class Judgement:
             reasons.append(few)
         if any(lost_to_holm(f) for f in self.findings):
             reasons.append(f"p > {ALPHA} after Holm's correction")
-        if any(f.undecided for f in self.findings if f.counts):
+        open_to_it = any(f.undecided for f in self.findings if f.counts)
+        if self.undecided or (open_to_it and self.verdict != outcome.FAILS):
             reasons.append("an interval does not exclude the claim")
         return "; ".join(filter(None, [*reasons, self.claim.lacking]))
 
@@ -197,11 +198,12 @@ def numbers(judged: dict[str, Judgement]) -> dict[str, int]:
 
 
 def claimed_differences(judged: dict[str, Judgement]) -> pd.DataFrame:
-    """Every claimed difference: fields of ``Finding`` and the claim's ``id``, a row each."""
+    """Every claimed difference, a row each: the claim's ``id``, fields of ``Finding``, ``went``."""
     table = [
-        {"id": name} | vars(finding)
+        {"id": name, "went": finding.went} | vars(finding)
         for name, claim in judged.items()
         for finding in claim.findings
         if finding.expected is not None
     ]
-    return pd.DataFrame(table, columns=["id", *(field.name for field in fields(Finding))])
+    names = [field.name for field in fields(Finding)]
+    return pd.DataFrame(table, columns=["id", *names, "went"])

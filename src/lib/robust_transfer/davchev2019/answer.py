@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from robust_transfer.claims import quantities
 from robust_transfer.claims.quantities import Accuracy
 from robust_transfer.claims.reproduction import Reproduction
 from robust_transfer.davchev2019 import catalogue, comparison, experiment, runs, tables
@@ -98,16 +99,26 @@ def sure(places: dict[str, Reproduction]) -> pd.DataFrame:
 
 
 def settled(places: dict[str, Reproduction]) -> str:
-    """Whether the headline has one sign at all ``scales``, in one sentence."""
+    """Whether the headline is found at all ``scales``, in words: its size, and its sign."""
     pair = [Accuracy(name, "wb_pgd") for name in COMPARED[0]]
     gaps = [of.gap(*pair) for of in places.values()]
+    claimed = quantities.gap(pair, next(iter(places.values())).printed(*pair))
+    below = sum(gap.high < claimed for gap in gaps)
+    all_or = "all" if below == len(gaps) else str(below)
+    size = f"Of the {len(gaps)} intervals of the headline, {all_or} lie below the paper's "
+    size += f"{claimed:.1f} points"
     if all(gap.low > 0 for gap in gaps) or all(gap.high < 0 for gap in gaps):
-        return "It has the same sign at every scale, and no interval includes zero."
-    apart = sum(gap.low > 0 or gap.high < 0 for gap in gaps)
-    return (
-        f"These runs do not settle it: of {len(gaps)} intervals, {len(gaps) - apart} include zero. "
-        "That of a single seed does not hold what another training would change."
-    )
+        return f"{size}. They have one sign, and none includes zero."
+    within = sum(gap.low <= 0 <= gap.high for gap in gaps)
+    text = f"{size}. Whether there is a smaller gain they do not settle: {within} include zero."
+    alone = [n.split()[0] for n, of in places.items() if _is_of_images_alone(of, pair)]
+    trained = f" What another training would change is not in that of {' and '.join(alone)}."
+    return text + trained * bool(alone)
+
+
+def _is_of_images_alone(of: Reproduction, pair: list[Accuracy]) -> bool:
+    """Whether an interval says nothing of seeds."""
+    return of.size(*pair)["seeds"] == 1 and not of.borrows(*pair)
 
 
 def _listed(shares: list[float]) -> str:

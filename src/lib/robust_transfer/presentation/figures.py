@@ -38,8 +38,8 @@ COLOURS = dict(zip(("nat", "fgsm", "fgsm_no_ll", "pgd"), PALETTE, strict=False))
 INK, GREY, RED = "#222832", "#7f8790", "#d62728"
 """Of letters and axes, of lines that guide the eye, of walls in heatmaps."""
 OUTCOMES = {
-    "replicates": ("o", COLOURS["nat"]),
-    "partly": ("s", COLOURS["fgsm"]),
+    "holds": ("o", COLOURS["nat"]),
+    "holds in part": ("s", COLOURS["fgsm"]),
     "fails": ("^", RED),
 }
 """How a test went, as a mark and its colour."""
@@ -109,7 +109,7 @@ def forest(gaps: pd.DataFrame) -> Figure:
 
     Args:
         gaps: a row per difference, in percentage points: ``id`` of the claim, ``statement``,
-            ``effect``, ``low``, ``high``, ``expected`` and ``outcome``.
+            ``effect``, ``low``, ``high``, ``expected`` and how its test ``went``.
     """
     figure, ((axis,),) = subplots(1, 1, 0.27 * len(gaps) + 1)
     axis.axvline(0, color=GREY, linewidth=1)
@@ -117,7 +117,7 @@ def forest(gaps: pd.DataFrame) -> Figure:
     rows = gaps.index
     axis.scatter(gaps["expected"], rows, s=34, marker="D", fc="none", ec=INK, label="claimed")
     for outcome, (marker, colour) in OUTCOMES.items():
-        shown = gaps[gaps["outcome"] == outcome]
+        shown = gaps[gaps["went"] == outcome]
         ends = (shown["effect"] - shown["low"], shown["high"] - shown["effect"])
         axis.errorbar(
             shown["effect"], shown.index, xerr=ends, fmt=marker, color=colour, ms=5, capsize=2,
@@ -144,7 +144,7 @@ def training_curves(histories: dict[str, pd.DataFrame], columns: int = 4) -> Fig
         if history["adversarial"].notna().any():
             adversarial = 100 * history["adversarial"]
             axis.plot(epochs, adversarial, "--", color=COLOURS["pgd"], label="training attack")
-        axis.set_title(mathtext(label))
+        axis.set_title(mathtext(label).replace(", ", ",\n"))
         axis.set_ylim(0, 100)
     shared_legend(figure, "upper right", 2)
     return figure
