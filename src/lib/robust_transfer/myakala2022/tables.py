@@ -35,15 +35,17 @@ def designs(study: Study, table: Sequence[Cell]) -> pd.DataFrame:
         target = study.targets[dataset]
         lines[task] = {
             "the paper's": printed.COUNTERPARTS.get(dataset, ""),
-            "design": design,
-            "cells": sum(cell.task == task for cell in table),
-            "side in pixels": target.image_size or DATASETS[dataset].side,
             "training images": f"{target.train_size:,}",
             "epochs": target.epochs,
-            "augmentation at ε": epsilon_words(study.training_epsilon),
             "test images": f"{(target.folds or 1) * target.test_size:,}"
             + (f", in {target.folds} folds" if target.folds else ""),
             "attacked": f"{(target.folds or 1) * (target.attacked_images or target.test_size):,}",
+            "side in pixels": target.image_size or DATASETS[dataset].side,
+            "cells": len(own := [cell for cell in table if cell.task == task]),
+            "design": design,
+            "augmentation at ε": epsilon_words(study.training_epsilon)
+            if any("augmentation" in cell.techniques for cell in own)
+            else "",
         }
     return pd.DataFrame.from_dict(lines, "index")
 
