@@ -112,8 +112,10 @@ def settled(places: dict[str, Reproduction]) -> str:
     within = sum(gap.low <= 0 <= gap.high for gap in gaps)
     text = f"{size}. Whether there is a smaller gain they do not settle: {within} include zero."
     alone = [n.split()[0] for n, of in places.items() if _is_of_images_alone(of, pair)]
-    trained = f" What another training would change is not in that of {' and '.join(alone)}."
-    return text + trained * bool(alone)
+    trained = (
+        f" That of {' and '.join(alone)} comes from one training of each network; another may "
+    )
+    return text + (trained + "give more or less than it says.") * bool(alone)
 
 
 def _is_of_images_alone(of: Reproduction, pair: list[Accuracy]) -> bool:
