@@ -192,10 +192,10 @@ def data_line(profile: Profile, runs: list[Run]) -> str:
     records = [run.record for run in runs]
     versions = {html.escape(record.provenance["torch"]) for record in records}
     sizes = {run.evaluation.content["n"] for run in runs if run.evaluation}
-    seeds = f"seed {profile.seed}"
+    seeds = f"trained from seed {profile.seed}"
     if profile.further_seeds:
         further = ", ".join(map(str, profile.further_seeds))
-        seeds += f", the rows behind the headline also {further}"
+        seeds += f", the rows behind the headline from {further} too"
     times = profile.source_factor
     of_sources = f" ({times * profile.epochs} of sources)" if times > 1 else ""
     return (
