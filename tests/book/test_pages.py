@@ -72,7 +72,7 @@ def test_seeds_of_another_scale_are_compared_once_they_are_whole(scales, monkeyp
     shutil.copytree(paths.PUBLISHED / "laptop", tmp_path / "laptop")
     monkeypatch.setattr(paths, "PUBLISHED", tmp_path)
     shown = scales()
-    assert "the rows behind the headline also 1; 36 networks" in shown
+    assert "the rows behind the headline from 1 too; 36 networks" in shown
     assert shown.count("<td>2</td>") == 3 + 5  # differences, and rows with several seeds
     assert "seeds-laptop.csv" in shown and "over the 5 rows trained from several" in shown
     next((tmp_path / "laptop").glob("pgd-nat-stage3-s1-*/evaluation-*.json")).unlink()
