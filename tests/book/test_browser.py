@@ -371,6 +371,8 @@ def test_dragging_epsilon_by_keyboard_shows_the_attacked_image_and_what_networks
     data = json.loads(box.locator("script").text_content())
     epsilon, attacked = box.get_by_role("slider", name="ε"), box.locator("canvas").last
     expect(box.locator(".drawing")).to_have_count(0)
+    expect(epsilon).not_to_have_attribute("aria-valuetext", data["epsilons"][0])  # something to see
+    epsilon.press("Home")
     clean = attacked.evaluate("canvas => canvas.toDataURL()")
     box.get_by_label("made against the network").select_option("trained against PGD")
     epsilon.press("ArrowRight")
