@@ -4,7 +4,7 @@ import os
 import sys
 
 from robust_transfer.config import Parser, say
-from robust_transfer.workers import BOOK, worker_context
+from robust_transfer.workers import prepare_kernels
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,8 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
     except ValueError as error:
         return say(error, 2)
-    if options.command == "run":
-        worker_context(BOOK)  # imports the library while this process does
+    if options.command == "run" and options.published:  # nothing is trained before
+        prepare_kernels()  # imports the library while this process does
     from robust_transfer.book import commands  # seconds, which a refused option need not wait for
 
     return commands.do(options)

@@ -30,6 +30,14 @@ def worker_context(preloaded: tuple[str, ...] = LIBRARY) -> BaseContext:
     return context
 
 
+def prepare_kernels() -> bool:
+    """Start the process that kernels are forked from; False where they are not forked."""
+    if sys.platform != "linux":  # elsewhere systems cannot fork, or not with what kernels load
+        return False
+    worker_context(BOOK)
+    return True
+
+
 def begin_worker(threads: int) -> None:
     """Compute with so many threads, and end when the parent does, even if it was killed."""
     import torch  # the worker has it; who only starts workers need not

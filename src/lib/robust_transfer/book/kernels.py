@@ -2,7 +2,6 @@
 
 import gc
 import os
-import sys
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 
@@ -10,7 +9,7 @@ import matplotlib
 from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.manager import AsyncKernelManager
 
-from robust_transfer.workers import BOOK, begin_worker, worker_context
+from robust_transfer.workers import begin_worker, prepare_kernels
 
 
 def start_forking() -> type[AsyncKernelManager]:
@@ -19,10 +18,7 @@ def start_forking() -> type[AsyncKernelManager]:
     Returns:
         What starts kernels, for nbclient; where the system does not fork, as Jupyter would.
     """
-    if sys.platform != "linux":  # elsewhere systems cannot fork, or not with what kernels load
-        return AsyncKernelManager
-    worker_context(BOOK)
-    return Forking
+    return Forking if prepare_kernels() else AsyncKernelManager
 
 
 class Forking(AsyncKernelManager):
