@@ -11,6 +11,7 @@ from pathlib import Path
 import vl_convert
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 OWN = {
     'class="chart"': "charts.js",
@@ -33,14 +34,16 @@ def write_scripts(app: Sphinx) -> None:
     """Write Brython into the built book's static folder, and Vega once it is bundled."""
     static = Path(app.outdir) / "_static"
     static.mkdir(parents=True, exist_ok=True)
-    bundle = ProcessPoolExecutor(1).submit(vl_convert.javascript_bundle)  # takes seconds
+    pool = ProcessPoolExecutor(1)
+    bundle = pool.submit(vl_convert.javascript_bundle)  # takes seconds, beside reading
 
-    def write_vega(app: Sphinx, error: Exception | None) -> None:
+    def write_vega(app: Sphinx, env: BuildEnvironment) -> None:
         # in a function of its own: its many short names would become the page's
         vega = f"(function () {{{bundle.result()}\n}})();\n"
         (static / "vega.js").write_text(vega, encoding="utf-8")
+        pool.shutdown()
 
-    app.connect("build-finished", write_vega)
+    app.connect("env-updated", write_vega)  # pages name its checksum
     for name in ("brython.js", "brython_stdlib.js"):
         (static / name).write_bytes((files("brython") / "data" / name).read_bytes())
 

@@ -318,6 +318,21 @@ def test_a_claim_whose_tests_hold_in_part_fails_and_says_what_it_was_formerly():
     assert shown.count("<em>Until 2026-11-26:</em> partly") == 1
 
 
+def test_a_claim_that_one_test_excludes_is_not_said_to_be_open():
+    pair = Check("?", Fact(False, "no", undecided=True)), Check("?", Fact(False, "no"))
+    rules = {
+        "D09": Claim(*pair),
+        "D10": Claim(pair[0]),
+        "D11": Claim(Check("?", Fact(True, "")), pair[0]),
+    }
+    judged = verdicts.judge(reproduction(), {"any": rules})
+    said = ["does not exclude the claim" in j.caveat for j in judged.values()]
+    assert [(j.verdict, j.undecided) for j in judged.values()] == [
+        (FAILS, False), (FAILS, True), (PARTLY, False)
+    ]  # fmt: skip
+    assert said == [False, True, True]
+
+
 def test_what_was_not_measured_is_untested():
     found = AtMost("pgd", "strong", 5).finding(reproduction(pgd=400))
     assert found.outcome == UNTESTED and found.ours == "not measured"

@@ -64,7 +64,10 @@ def test_a_headline_is_settled_where_no_interval_includes_zero(monkeypatch):
     own = runs.find(experiment.grid(profile), store, profile)
     places = answer.scales(own, [], profile)
     several = answer.settled(places)
-    assert several.startswith(f"Of the {len(places)} intervals of the headline, all lie below")
+    count = len(places)
+    assert several.startswith(
+        f"{count} of {count} intervals of the headline lie below the paper's "
+    )
     assert "Whether there is a smaller gain they do not settle" in several
     assert "That of overnight comes from one training" in several
     monkeypatch.setattr(answer, "elsewhere", lambda shown: {})

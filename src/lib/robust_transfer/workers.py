@@ -11,7 +11,7 @@ from multiprocessing.forkserver import ensure_running
 LIBRARY = ("robust_transfer.runner",)
 """What workers have imported when they start."""
 BOOK = ("robust_transfer.book.pipeline", "altair", "myst_nb", "torchvision.models")
-"""What kernels have, nearly all of the library, what shows results and what builds networks."""
+"""And kernels, which use nearly all of the library, show results and build networks."""
 
 
 def worker_context(preloaded: tuple[str, ...] = LIBRARY) -> BaseContext:

@@ -104,18 +104,19 @@ def settled(places: dict[str, Reproduction]) -> str:
     gaps = [of.gap(*pair) for of in places.values()]
     claimed = quantities.gap(pair, next(iter(places.values())).printed(*pair))
     below = sum(gap.high < claimed for gap in gaps)
-    all_or = "all" if below == len(gaps) else str(below)
-    size = f"Of the {len(gaps)} intervals of the headline, {all_or} lie below the paper's "
+    size = f"{below} of {len(gaps)} intervals of the headline lie below the paper's "
     size += f"{claimed:.1f} points"
     if all(gap.low > 0 for gap in gaps) or all(gap.high < 0 for gap in gaps):
         return f"{size}. They have one sign, and none includes zero."
     within = sum(gap.low <= 0 <= gap.high for gap in gaps)
     text = f"{size}. Whether there is a smaller gain they do not settle: {within} include zero."
-    alone = [n.split()[0] for n, of in places.items() if _is_of_images_alone(of, pair)]
-    trained = (
-        f" That of {' and '.join(alone)} comes from one training of each network; another may "
+    once = [n.split()[0] for n, of in places.items() if _is_of_images_alone(of, pair)]
+    if not once:
+        return text
+    return (
+        f"{text} That of {' and '.join(once)} comes from one training of each network; another "
+        "may give more or less than it says."
     )
-    return text + (trained + "give more or less than it says.") * bool(alone)
 
 
 def _is_of_images_alone(of: Reproduction, pair: list[Accuracy]) -> bool:

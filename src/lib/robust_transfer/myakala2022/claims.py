@@ -32,7 +32,7 @@ Key = tuple[str, str]
 READ = Check("settled by reading", Fact(False, "not so, as the evidence says"))
 TOO_LITTLE = "no task of this study tests it with enough left under attack to be compared"
 NO_NORMS = "input-gradient norms were not measured"
-PGD_ALONE = "under PGD alone: stronger attacks leave less of what augmentation adds"
+PGD_ALONE = "judged under PGD alone, not by what stronger attacks leave"
 ONE_SOURCE = "one source of each kind: what others would give is in no interval"
 
 

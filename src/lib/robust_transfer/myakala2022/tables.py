@@ -33,6 +33,8 @@ def designs(study: Study, table: Sequence[Cell]) -> pd.DataFrame:
     for task, design in study.tasks.items():
         dataset = task.split("/")[0]
         target = study.targets[dataset]
+        own = [cell for cell in table if cell.task == task]
+        augmented = any("augmentation" in cell.techniques for cell in own)
         lines[task] = {
             "the paper's": printed.COUNTERPARTS.get(dataset, ""),
             "training images": f"{target.train_size:,}",
@@ -41,11 +43,9 @@ def designs(study: Study, table: Sequence[Cell]) -> pd.DataFrame:
             + (f", in {target.folds} folds" if target.folds else ""),
             "attacked": f"{(target.folds or 1) * (target.attacked_images or target.test_size):,}",
             "side in pixels": target.image_size or DATASETS[dataset].side,
-            "cells": len(own := [cell for cell in table if cell.task == task]),
+            "cells": len(own),
             "design": design,
-            "augmentation at ε": epsilon_words(study.training_epsilon)
-            if any("augmentation" in cell.techniques for cell in own)
-            else "",
+            "augmentation at ε": epsilon_words(study.training_epsilon) if augmented else "",
         }
     return pd.DataFrame.from_dict(lines, "index")
 
