@@ -15,6 +15,7 @@ from robust_transfer.book import pipeline
 from robust_transfer.data import glyphs
 from robust_transfer.data.layouts import DataSet, Found, in_memory
 from robust_transfer.data.registry import DATASETS, load
+from robust_transfer.myakala2022 import tables
 from robust_transfer.myakala2022.experiment import Study, cells
 from robust_transfer.myakala2022.measured import measure, of_networks
 from robust_transfer.records.store import RECORD, WEIGHTS, Store, folder_name
@@ -148,6 +149,25 @@ def test_the_strongest_attacks_too_are_to_be_measured_before_weights_can_stay(st
     targets = {"glyphs10": TARGET | {"strong_images": 4}}
     more = Study(**TINY | {"targets": targets})
     assert away.measured(more, Store(run[0])) == {folder_name(cells(study)[0].configs[1])}
+
+
+def test_what_the_strongest_attacks_leave_stands_beside_pgd_on_the_same_images(run, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "copy")
+    more = Study(**TINY | {"targets": {"glyphs10": TARGET | {"strong_images": 12}}})
+    (cell,) = measure(runner(folder), cells(more))
+    assert tables.harder([cell], Store(folder)).empty
+    ((config, how),) = cell.strong_wishes
+    (strong,) = runner(folder).measure(cell.strong_wishes)
+    found = tables.harder([cell], Store(folder))
+    budgets = cell.repeats[0].budgets
+    right = (budgets.predicted("pgd", 0.02) == budgets.labels)[:12]
+    left = strong.outcomes["margin_5"]
+    assert len(left) == 12 and config.seed == 0 and how.test_size == 12
+    expected = [cell, 0.02, 12, 100 * right.mean(), 100 * left.mean()]
+    assert found.iloc[0].to_list() == expected
+    shown = tables.withstood(found).iloc[0].to_dict()
+    ours = {"PGD, 0.02": f"{expected[3]:.1f}", "strongest, 0.02": f"{expected[4]:.1f}"}
+    assert shown == {"images": 12} | ours
 
 
 @dataclass(frozen=True, kw_only=True)

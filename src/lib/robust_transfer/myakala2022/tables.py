@@ -1,6 +1,6 @@
 """Paper B's tables beside ours, and the tables that the paper does not have."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby, product
 
 import numpy as np
@@ -214,30 +214,60 @@ def settled(pairs: Sequence[repeats.CellPair], attack: str, epsilons: Sequence[f
     return found + "the correction" + f" ({'; '.join(sure)})" * any(sure) + "."
 
 
-def withstood(cells: Sequence[MeasuredCell], store: Store) -> pd.DataFrame:
-    """What the strongest attacks leave beside PGD, on the same images of the first seed.
+def harder(cells: Sequence[MeasuredCell], store: Store) -> pd.DataFrame:
+    """What PGD leaves and what the strongest attacks leave, on the same images of the first seed.
 
     Args:
         cells: of the study.
         store: where measurements of their ``strong_wishes`` are, or are not.
 
     Returns:
-        A row per cell with such measurements; accuracies in percent.
+        A row per cell and budget with such measurements: ``cell``, ``epsilon``, the number of
+        ``images``, and in percent of them ``pgd`` and ``strongest``.
     """
-    lines = {}
+    rows = []
     for cell in cells:
         for how, networks in groupby(cell.strong_wishes, lambda wish: wish[1].attacks):
             left = [strong.find(store, config) for config, strong in networks]
             if None in left:
                 continue
             hits = np.concatenate([found.outcomes[how.attacks[-1].name] for found in left])
-            epsilon = how.attacks[0].threat_model.epsilon
-            budgets, at = cell.repeats[0].budgets, epsilon_words(epsilon)
+            epsilon, budgets = how.attacks[0].threat_model.epsilon, cell.repeats[0].budgets
             right = (budgets.predicted("pgd", epsilon) == budgets.labels)[: len(hits)]
-            line = lines.setdefault(f"{cell.task}, {cell.marked}", {"images": len(hits)})
-            line[f"PGD, {at}"] = f"{100 * right.mean():.1f}"
-            line[f"strongest, {at}"] = f"{100 * hits.mean():.1f}"
+            rows.append((cell, epsilon, len(hits), 100 * right.mean(), 100 * hits.mean()))
+    return pd.DataFrame(rows, columns=["cell", "epsilon", "images", "pgd", "strongest"])
+
+
+def withstood(found: pd.DataFrame) -> pd.DataFrame:
+    """What ``harder`` found, for readers: a row per cell, two columns per budget."""
+    lines = {}
+    for row in found.itertuples():
+        line = lines.setdefault(f"{row.cell.task}, {row.cell.marked}", {"images": row.images})
+        line[f"PGD, {epsilon_words(row.epsilon)}"] = f"{row.pgd:.1f}"
+        line[f"strongest, {epsilon_words(row.epsilon)}"] = f"{row.strongest:.1f}"
     return pd.DataFrame.from_dict(lines, "index")
+
+
+def ranking_withstood(found: pd.DataFrame) -> str:
+    """What ``harder`` found of the strategies that ``ranking`` compares, in words, the most first.
+
+    Of budgets at which PGD leaves enough of one of them; empty where fewer than two were attacked.
+    """
+    said = []
+    tasks = found["cell"].map(lambda cell: cell.task)
+    for (_, epsilon), rows in found.groupby([tasks, "epsilon"]):
+        lines = rows.set_index("cell").sort_values("strongest", ascending=False)
+        for way, cells in _ways(lines.index).items():
+            if len(cells) < 2 or lines.loc[cells, "pgd"].max() < LEAST:
+                continue
+            left = ", ".join(
+                f"{row.strongest:.1f} % after {words(row.Index.strategy)} (PGD {row.pgd:.1f} %)"
+                for row in lines.loc[cells].itertuples()
+            )
+            text = f"Of {rows['images'].iloc[0]} images of the first seed, at ε = "
+            text += epsilon_words(epsilon) + (f" and with {way}" if way else "")
+            said.append(f"{text}, the strongest attacks leave {left}.")
+    return " ".join(said)
 
 
 def differ_most(cells: Sequence[MeasuredCell], attack: str) -> dict[str, float]:
@@ -257,8 +287,8 @@ def ranking(cells: Sequence[MeasuredCell], attack: str) -> str:
     """
     said = []
     for task, epsilon in differ_most(cells, attack).items():
-        group = [cell for cell in cells if cell.task == task]
-        plain = [cell for cell in group if not cell.techniques]
+        ways = _ways([cell for cell in cells if cell.task == task])
+        plain = ways.pop("")
         curves = pd.DataFrame({c.label: c.by_budget(attack).mean(axis=1) for c in plain})
         name = printed.COUNTERPARTS.get(plain[0].dataset, plain[0].dataset)
         text = f"On {name} ({plain[0].network}), {attack.upper()} tells strategies apart best at "
@@ -266,13 +296,22 @@ def ranking(cells: Sequence[MeasuredCell], attack: str) -> str:
         gone = [size for size in curves.index if (curves.loc[size:] < LEAST).all(axis=None)]
         if gone:
             text += f"; from ε = {epsilon_words(gone[0])} on, less than {LEAST:g} % after any"
-        fixed = [cell for cell in group if cell.configs[0].frozen_batch_norm == "freeze_all"]
-        frozen = [cell for cell in fixed if cell.techniques <= {"batch_norm"}]
-        if len(frozen) == len(plain):
-            left = _left(frozen, attack, epsilon)
-            text += f". With batch norm frozen in every strategy it leaves {left}"
+        for way, frozen in ways.items():
+            text += f". With {way} it leaves {_left(frozen, attack, epsilon)}"
         said.append(f"{text}.")
     return " ".join(said)
+
+
+def _ways(cells: Collection[MeasuredCell]) -> dict[str, list[MeasuredCell]]:
+    """Cells that differ in their strategy alone, without techniques and with frozen batch norm.
+
+    The second only if all strategies have it; features that are kept have it anyway.
+    """
+    plain = [cell for cell in cells if not cell.techniques]
+    fixed = [cell for cell in cells if cell.configs[0].frozen_batch_norm == "freeze_all"]
+    frozen = [cell for cell in fixed if cell.techniques <= {"batch_norm"}]
+    same = len(frozen) == len(plain)
+    return {"": plain} | ({"batch norm frozen in every strategy": frozen} if same else {})
 
 
 def _left(cells: Sequence[MeasuredCell], attack: str, epsilon: float) -> str:
