@@ -204,14 +204,15 @@ def settled(pairs: Sequence[repeats.CellPair], attack: str, epsilons: Sequence[f
     if not (comparisons := _comparisons(pairs, attack, epsilons)):
         return "Nothing is left to be compared."
     tests = repeats.compare(comparisons, attack)
-    sure = [
-        f"at ε = {epsilon_words(epsilon)}, {a.task}: {a.label} − {b.label} "
-        f"{with_interval(row.difference, row.low, row.high)} points"
-        for ((a, b), epsilon), row in zip(comparisons, tests.itertuples(), strict=True)
-        if row.adjusted < ALPHA and row.sd > 0
-    ]
-    found = f"{len(sure)} of {len(comparisons)} differences between strategies survive "
-    return found + "the correction" + f" ({'; '.join(sure)})" * any(sure) + "."
+    sure: dict[str, list[str]] = {}
+    for ((a, b), epsilon), row in zip(comparisons, tests.itertuples(), strict=True):
+        if row.adjusted < ALPHA and row.sd > 0:
+            text = f"{with_interval(row.difference, row.low, row.high)} at {epsilon_words(epsilon)}"
+            sure.setdefault(f"{a.task}: {a.label} − {b.label}", []).append(text)
+    count = sum(map(len, sure.values()))
+    found = f"{count} of {len(comparisons)} differences between strategies survive the correction"
+    told = "; ".join(f"{pair} {', '.join(of)}" for pair, of in sure.items())
+    return found + (f", in points at each ε: {told}." if sure else ".")
 
 
 def harder(cells: Sequence[MeasuredCell], store: Store) -> pd.DataFrame:
