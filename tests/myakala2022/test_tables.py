@@ -188,7 +188,7 @@ def test_epsilons_are_written_as_they_are_known(epsilon, words):
 
 def test_designs_say_what_is_run(cells):
     found = tables.designs(study(TASKS), cells)
-    assert found["cells"].to_list() == [24, 5, 5]
+    assert found["design"].to_list() == ["factorial, 24 cells", *2 * ["tables, 5 cells"]]
     assert found["the paper's"].to_list() == ["CIFAR-10", "ImageNet", "ChestX-ray"]
 
 

@@ -28,6 +28,12 @@ def test_our_own_markup_is_markup_and_nothing_else():
     assert as_html(3.5) == 3.5
 
 
+def test_a_long_label_may_break_within_a_name_but_not_within_our_markup():
+    label = 'cifar10/imagenet_net: a − b<sup class="doubt" title="see a/b_c">?</sup>'
+    shown = show(pd.DataFrame({"p": [1.0]}, index=[label])).data
+    assert "cifar10/<wbr>imagenet_<wbr>net: a − b<sup" in shown and 'title="see a/b_c"' in shown
+
+
 def test_a_table_shows_what_others_wrote_as_text():
     shown = show(pd.DataFrame({SCRIPT: [SCRIPT]}, index=[SCRIPT])).data
     assert "<script" not in shown and shown.count("&lt;script&gt;") == 3

@@ -43,8 +43,7 @@ def designs(study: Study, table: Sequence[Cell]) -> pd.DataFrame:
             + (f", in {target.folds} folds" if target.folds else ""),
             "attacked": f"{(target.folds or 1) * (target.attacked_images or target.test_size):,}",
             "side in pixels": target.image_size or DATASETS[dataset].side,
-            "cells": len(own),
-            "design": design,
+            "design": f"{design}, {len(own)} cell{'s' * (len(own) > 1)}",
             "augmentation at ε": epsilon_words(study.training_epsilon) if augmented else "",
         }
     return pd.DataFrame.from_dict(lines, "index")

@@ -102,7 +102,8 @@ def _wrapping(label: object) -> object:
     label = as_html(label)
     if not isinstance(label, str) or len(re.sub("<.*?>", "", label)) <= LONG:
         return label
-    return f'<span class="words">{re.sub("/(?=[a-z])(?![^<]*>)", "/<wbr>", label)}</span>'
+    parts = re.sub("(?<=[/_])(?=[a-z])(?![^<]*>)", "<wbr>", label)
+    return f'<span class="words">{parts}</span>'
 
 
 def scrolling(table: str) -> str:
