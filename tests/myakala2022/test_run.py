@@ -151,7 +151,9 @@ def test_the_strongest_attacks_too_are_to_be_measured_before_weights_can_stay(st
     assert away.measured(more, Store(run[0])) == {folder_name(cells(study)[0].configs[1])}
 
 
-def test_what_the_strongest_attacks_leave_stands_beside_pgd_on_the_same_images(run, tmp_path):
+def test_what_the_strongest_attacks_leave_stands_beside_pgd_on_the_same_images(
+    run, tmp_path, monkeypatch
+):
     folder = shutil.copytree(run[0], tmp_path / "copy")
     more = Study(**TINY | {"targets": {"glyphs10": TARGET | {"strong_images": 12}}})
     (cell,) = measure(runner(folder), cells(more))
@@ -168,6 +170,15 @@ def test_what_the_strongest_attacks_leave_stands_beside_pgd_on_the_same_images(r
     shown = tables.withstood(found).iloc[0].to_dict()
     ours = {"PGD, 0.02": f"{expected[3]:.1f}", "strongest, 0.02": f"{expected[4]:.1f}"}
     assert shown == {"images": 12} | ours
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(pipeline, "check_known", lambda *_: None)
+    there = paths.PUBLISHED / more.folder / folder_name(config)
+    budgets_file = folder / there.name / cell.budgets.file_name
+    budgets_file.rename(tmp_path / "away")
+    pipeline.publish_study(more, Store(folder))
+    assert not there.exists()  # of a network nothing goes without its budgets
+    (tmp_path / "away").rename(budgets_file)
+    assert pipeline.publish_study(more, Store(folder)) == [] and (there / how.file_name).exists()
 
 
 @dataclass(frozen=True, kw_only=True)

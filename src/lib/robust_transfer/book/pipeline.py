@@ -285,8 +285,9 @@ def publish_study(study: Study, store: Store) -> list[str]:
             write_sealed(folder / how.file_name, found.content)
             if (content := store.read_beside(config, layers.NAME, {})) is not None:
                 write_sealed(folder / layers.NAME, content)
+        copied = {record.config for record in records}
         for config, how in cell.strong_wishes:
-            if (found := how.find(store, config)) is not None:
+            if config in copied and (found := how.find(store, config)) is not None:
                 write_sealed(target / folder_name(config) / how.file_name, found.content)
         if len(budgets) == len(cell.configs):
             measured.append(of_networks(cell, records, budgets))
