@@ -234,11 +234,12 @@ def test_what_withstands_the_strongest_attacks_is_ranked_by_what_these_leave():
         names = ["cell", "epsilon", "images", "pgd", "strongest"]
         return tables.ranking_withstood(pd.DataFrame(rows, columns=names))
 
-    plain = "Of 200 images of the first seed, at ε = 0.01, the strongest attacks leave 25.5 % "
+    place = "On CIFAR-10 (resnet20), of 200 images of the first seed, at ε = 0.01"
+    plain = f"{place}, the strongest attacks leave 25.5 % "
     plain += "after layer freezing (PGD 30.0 %), 20.0 % after full fine-tuning (PGD 40.0 %)."
     assert said() == plain  # of frozen batch norm, one strategy is not there
     at[("layer_freezing-batch_norm", 0.01)] = (40, 31.0)
-    frozen = "Of 200 images of the first seed, at ε = 0.01 and with batch norm frozen in every "
+    frozen = f"{place} and with batch norm frozen in every "
     frozen += "strategy, the strongest attacks leave 31.0 % after layer freezing (PGD 40.0 %), "
     assert said() == f"{plain} {frozen}30.0 % after full fine-tuning (PGD 45.0 %)."
 

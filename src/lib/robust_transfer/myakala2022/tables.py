@@ -264,8 +264,8 @@ def ranking_withstood(found: pd.DataFrame) -> str:
                 f"{row.strongest:.1f} % after {words(row.Index.strategy)} (PGD {row.pgd:.1f} %)"
                 for row in lines.loc[cells].itertuples()
             )
-            text = f"Of {rows['images'].iloc[0]} images of the first seed, at ε = "
-            text += epsilon_words(epsilon) + (f" and with {way}" if way else "")
+            text = f"{_place(cells[0])}, of {rows['images'].iloc[0]} images of the first seed, at "
+            text += f"ε = {epsilon_words(epsilon)}" + (f" and with {way}" if way else "")
             said.append(f"{text}, the strongest attacks leave {left}.")
     return " ".join(said)
 
@@ -290,8 +290,7 @@ def ranking(cells: Sequence[MeasuredCell], attack: str) -> str:
         ways = _ways([cell for cell in cells if cell.task == task])
         plain = ways.pop("")
         curves = pd.DataFrame({c.label: c.by_budget(attack).mean(axis=1) for c in plain})
-        name = printed.COUNTERPARTS.get(plain[0].dataset, plain[0].dataset)
-        text = f"On {name} ({plain[0].network}), {attack.upper()} tells strategies apart best at "
+        text = f"{_place(plain[0])}, {attack.upper()} tells strategies apart best at "
         text += f"ε = {epsilon_words(epsilon)}, where it leaves {_left(plain, attack, epsilon)}"
         gone = [size for size in curves.index if (curves.loc[size:] < LEAST).all(axis=None)]
         if gone:
@@ -300,6 +299,11 @@ def ranking(cells: Sequence[MeasuredCell], attack: str) -> str:
             text += f". With {way} it leaves {_left(frozen, attack, epsilon)}"
         said.append(f"{text}.")
     return " ".join(said)
+
+
+def _place(cell: MeasuredCell) -> str:
+    """Data and network of a cell, as sentences begin."""
+    return f"On {printed.COUNTERPARTS.get(cell.dataset, cell.dataset)} ({cell.network})"
 
 
 def _ways(cells: Collection[MeasuredCell]) -> dict[str, list[MeasuredCell]]:
